@@ -1,0 +1,118 @@
+package blockstore
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/edsrzf/mmap-go"
+)
+
+// FS is the one directory that holds a store's files. All of the store's file
+// I/O goes through it and File, so that a test can stand in front of every
+// write, sync and rename. Names are plain file names.
+type FS interface {
+	// Open opens an existing file for reading and writing.
+	Open(name string) (File, error)
+	// Create makes a new file; it fails with fs.ErrExist if there is one.
+	Create(name string) (File, error)
+	// List returns the names in the directory, in no particular order.
+	List() ([]string, error)
+	// Rename replaces newName, if there is one, in one step.
+	Rename(oldName, newName string) error
+	Remove(name string) error
+	// Sync makes creations, renames and removals durable.
+	Sync() error
+}
+
+// File is an open file of an FS.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Size() (int64, error)
+	Truncate(size int64) error
+	// Sync makes what was written, and the size, durable.
+	Sync() error
+	// Map returns the whole file as read-only memory, which is valid until
+	// unmap is called. The file must not be empty.
+	Map() (data []byte, unmap func() error, err error)
+}
+
+// Dir returns the FS of a directory of the operating system, which is created
+// with mode 0700 if there is none.
+func Dir(path string) (FS, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	return osDir(path), nil
+}
+
+type osDir string
+
+func (d osDir) Open(name string) (File, error) {
+	return openOS(filepath.Join(string(d), name), os.O_RDWR)
+}
+
+func (d osDir) Create(name string) (File, error) {
+	return openOS(filepath.Join(string(d), name), os.O_RDWR|os.O_CREATE|os.O_EXCL)
+}
+
+func (d osDir) List() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+func (d osDir) Rename(oldName, newName string) error {
+	return os.Rename(filepath.Join(string(d), oldName), filepath.Join(string(d), newName))
+}
+
+func (d osDir) Remove(name string) error {
+	return os.Remove(filepath.Join(string(d), name))
+}
+
+func (d osDir) Sync() error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be synced there; NTFS journals renames
+	}
+	f, err := os.Open(string(d))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+type osFile struct{ *os.File }
+
+func openOS(path string, flag int) (File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (f osFile) Map() ([]byte, func() error, error) {
+	m, err := mmap.Map(f.File, mmap.RDONLY, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
+	}
+	return m, m.Unmap, nil
+}

@@ -1,0 +1,235 @@
+package blockstore
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+)
+
+// A pack file starts with this head; records follow without gaps (docs/format.md):
+//
+//	 0  magic    8 bytes "PLXPACK\n"
+//	 8  version  u32
+//	12  CRC      u32, CRC-32C of bytes 0 to 12 and 16 to 32
+//	16  pack id  16 random bytes, which tie the index to the pack
+const (
+	packMagic     = "PLXPACK\n"
+	packHeader    = 32
+	formatVersion = 1
+
+	// A pack is sealed at the first of these two. The count bounds the memory
+	// of the live index (about 100 bytes an entry), the size the work of
+	// replaying an unsealed pack at start.
+	maxPackSize    = 128 << 20
+	maxPackRecords = 1 << 17
+
+	packSuffix  = ".pack"
+	indexSuffix = ".idx"
+	tempSuffix  = ".tmp"
+)
+
+// ErrNewerFormat reports a store that a later version of Pollux wrote.
+var ErrNewerFormat = errors.New("written by a newer version of Pollux")
+
+type packID [16]byte
+
+// pack is one pack file and its index. The file is written only while the pack
+// is the store's active one.
+type pack struct {
+	number uint32
+	id     packID
+	file   File
+	size   int64 // bytes of sound head and records
+	index  index
+}
+
+func packName(number uint32) string  { return fmt.Sprintf("%08d%s", number, packSuffix) }
+func indexName(number uint32) string { return fmt.Sprintf("%08d%s", number, indexSuffix) }
+
+// parsePackName is the inverse of packName.
+func parsePackName(name string) (uint32, bool) {
+	digits, ok := strings.CutSuffix(name, packSuffix)
+	if !ok || len(digits) != 8 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	return uint32(n), err == nil && n > 0
+}
+
+// createPack makes an empty pack whose name and head are durable.
+func createPack(dir FS, number uint32) (*pack, error) {
+	p := &pack{number: number, index: newIndex()}
+	rand.Read(p.id[:])
+	name := packName(number)
+	f, err := dir.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(p.writeHead(f), f.Sync(), dir.Sync()); err != nil {
+		return nil, errors.Join(err, f.Close(), dir.Remove(name))
+	}
+	p.file = f
+	return p, nil
+}
+
+func (p *pack) writeHead(f File) error {
+	head := make([]byte, packHeader)
+	copy(head, packMagic)
+	binary.LittleEndian.PutUint32(head[8:], formatVersion)
+	copy(head[16:], p.id[:])
+	binary.LittleEndian.PutUint32(head[12:], packHeadCRC(head))
+	p.size = packHeader
+	_, err := f.WriteAt(head, 0)
+	return err
+}
+
+func packHeadCRC(head []byte) uint32 {
+	crc := crc32.Checksum(head[:12], castagnoli)
+	return crc32.Update(crc, castagnoli, head[16:packHeader])
+}
+
+// openPack opens a pack with its index; where the index is missing or unusable,
+// it is rebuilt in memory from the records (and p.index stays live). damage
+// counts the runs of bytes that hold no sound record.
+func openPack(dir FS, number uint32) (p *pack, damage int, err error) {
+	f, err := dir.Open(packName(number))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	p = &pack{number: number, file: f}
+	size, err := f.Size()
+	if err != nil {
+		return nil, 0, err
+	}
+	head := make([]byte, packHeader)
+	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, 0, err
+	}
+	sound := string(head[:8]) == packMagic && packHeadCRC(head) == binary.LittleEndian.Uint32(head[12:])
+	switch version := binary.LittleEndian.Uint32(head[8:]); {
+	case sound && version > formatVersion:
+		return nil, 0, fmt.Errorf("%s: format version %d: %w", packName(number), version, ErrNewerFormat)
+	case sound:
+		p.id = packID(head[16:])
+		if p.index, err = loadIndex(dir, p, size); err == nil {
+			p.size = size
+			return p, 0, nil
+		}
+	default:
+		damage++ // the records behind a damaged head are still good
+	}
+	n, err := p.replay(size)
+	return p, damage + n, err
+}
+
+func loadIndex(dir FS, p *pack, size int64) (index, error) {
+	f, err := dir.Open(indexName(p.number))
+	if err != nil {
+		return index{}, err
+	}
+	defer f.Close()
+	return openIndex(f, p.id, size)
+}
+
+// replay rebuilds p.index from the records and sets p.size to the end of the
+// last sound one. It returns how many runs of other bytes lie before that end.
+// Payloads are checked against their CRC, so that a record torn by a crash, or
+// one whose tail never reached the disk, does not count.
+func (p *pack) replay(size int64) (damage int, err error) {
+	const window = 8 << 20 // holds the largest record several times over
+	p.index, p.size = newIndex(), packHeader
+	buf := make([]byte, 0, min(window, max(size, 1)))
+	base := int64(packHeader) // offset of buf[0] in the file
+	pos := 0                  // of the next record in buf
+	skipping := false
+	for {
+		// Refill when less than one record of the largest size is ahead.
+		if ahead := len(buf) - pos; ahead < recordHeader+maxHashLength+MaxBlockSize && base+int64(len(buf)) < size {
+			copy(buf[:cap(buf)], buf[pos:])
+			base += int64(pos)
+			pos = 0
+			n, err := p.file.ReadAt(buf[ahead:min(cap(buf), int(min(size-base, window)))], base+int64(ahead))
+			if err != nil && !errors.Is(err, io.EOF) {
+				return damage, err
+			}
+			if n == 0 {
+				size = base + int64(ahead) // the file is shorter than it was
+			}
+			buf = buf[:ahead+n]
+		}
+		if pos >= len(buf) {
+			return damage, nil
+		}
+		h, ok := soundRecord(buf[pos:])
+		if !ok {
+			skipping = true
+			next := bytes.Index(buf[pos+1:], []byte(recordMagic))
+			if next < 0 {
+				// The magic may straddle the end of the buffer.
+				next = max(len(buf)-pos-len(recordMagic), 0)
+			}
+			pos += 1 + next
+			continue
+		}
+		if skipping {
+			damage++
+			skipping = false
+		}
+		p.index.add(keyOf(h.mh), entry{uint32(base + int64(pos)), uint32(h.size()), h.raw})
+		pos += h.size()
+		p.size = base + int64(pos)
+	}
+}
+
+// soundRecord returns the header of the record that b starts with, if the whole
+// record is there and its checksums are right.
+func soundRecord(b []byte) (header, bool) {
+	h, err := parseHeader(b)
+	if err != nil || len(b) < h.size() {
+		return header{}, false
+	}
+	payload := b[recordHeader+len(h.mh) : h.size()]
+	return h, crc32.Checksum(payload, castagnoli) == h.payloadCRC
+}
+
+// seal ends writing to p: the records become durable, the index is written
+// beside them and takes the place of the live one. A crash between any two steps
+// leaves a pack whose index is rebuilt at the next start.
+func (p *pack) seal(dir FS) error {
+	if err := errors.Join(p.file.Truncate(p.size), p.file.Sync()); err != nil {
+		return err
+	}
+	name := indexName(p.number)
+	if err := dir.Remove(name + tempSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := dir.Create(name + tempSuffix)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(p.index.encode(p.id, p.size), 0)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := errors.Join(dir.Rename(name+tempSuffix, name), dir.Sync()); err != nil {
+		return err
+	}
+	sealed, err := loadIndex(dir, p, p.size)
+	if err != nil {
+		return err
+	}
+	p.index = sealed
+	return nil
+}

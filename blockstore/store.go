@@ -1,0 +1,425 @@
+package blockstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"github.com/klauspost/compress/zstd"
+	"github.com/multiformats/go-multihash"
+)
+
+var (
+	// ErrNotFound reports a block that the store does not hold.
+	ErrNotFound = errors.New("block not found")
+	// ErrCorrupt reports a block that the store holds but cannot read back
+	// whole: the disk changed it.
+	ErrCorrupt = errors.New("block is damaged on disk")
+	// ErrReadOnly reports a store that stopped writing because the disk failed
+	// to make a write durable.
+	ErrReadOnly = errors.New("block store is read-only")
+	// ErrClosed reports use after Close.
+	ErrClosed = errors.New("block store is closed")
+)
+
+// Store holds blocks in the packs of one directory. Its methods may be called
+// from any number of goroutines. Exactly one Store may use a directory at a time,
+// which is for the caller to ensure.
+type Store struct {
+	dir     FS
+	log     *slog.Logger
+	encoder *zstd.Encoder
+	decoder *zstd.Decoder
+	cache   *cache
+
+	maxPackSize    int64 // the constants, but for tests
+	maxPackRecords int
+
+	// appendMu serialises writing to the active pack and replacing it. It is
+	// taken before mu.
+	appendMu sync.Mutex
+
+	mu     sync.RWMutex // guards the fields below, and every pack's index
+	packs  []*pack      // by number; only the last may be active
+	active *pack        // the pack being written, nil before the first write
+	closed bool
+
+	appended atomic.Uint64 // number of batches in the active pack and before
+
+	syncMu  sync.Mutex // guards the fields below
+	syncEnd *sync.Cond
+	syncing bool
+	synced  uint64 // batches that are durable
+	failed  error  // why the store is read-only, or nil
+}
+
+// Stats describes what a Store holds.
+type Stats struct {
+	Blocks    int   // number of blocks
+	Bytes     int64 // sum of their lengths
+	DiskBytes int64 // bytes that packs and indexes take
+}
+
+// Open opens the store in dir, which may be empty. Packs whose index is missing,
+// damaged or stale are replayed from their records, as after a crash. It fails
+// with ErrNewerFormat, changing nothing, if a later version wrote the store.
+func Open(dir FS, log *slog.Logger) (*Store, error) {
+	encoder, decoder, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		dir: dir, log: log, encoder: encoder, decoder: decoder, cache: newCache(cacheSize),
+		maxPackSize: maxPackSize, maxPackRecords: maxPackRecords,
+	}
+	s.syncEnd = sync.NewCond(&s.syncMu)
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) load() error {
+	names, err := s.dir.List()
+	if err != nil {
+		return err
+	}
+	var numbers []uint32
+	for _, name := range names {
+		if n, ok := parsePackName(name); ok {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	for _, n := range numbers {
+		p, damage, err := openPack(s.dir, n)
+		if err != nil {
+			return fmt.Errorf("open pack: %w", err)
+		}
+		s.packs = append(s.packs, p)
+		if damage > 0 {
+			s.log.Warn("pack has damaged records", "pack", packName(n), "places", damage)
+		}
+	}
+	// Only now that every pack is known to be ours is anything written.
+	for i, p := range s.packs {
+		if err := s.recover(p, i == len(s.packs)-1); err != nil {
+			return fmt.Errorf("recover %s: %w", packName(p.number), err)
+		}
+	}
+	return nil
+}
+
+// recover readies a pack that had no usable index: the last one to be written
+// on, the others with an index of their own.
+func (s *Store) recover(p *pack, last bool) error {
+	switch {
+	case p.index.sealed != nil:
+		return nil
+	case p.id == packID{} && p.index.count == 0 && last:
+		// A crash while the pack was made. Nothing in it was acknowledged.
+		s.packs = s.packs[:len(s.packs)-1]
+		return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)))
+	case p.id == packID{}:
+		return nil // no sound head to tie an index to: replayed at each start
+	case !last || s.full(p):
+		return p.seal(s.dir)
+	}
+	// The crash that left the pack unsealed may have left records in the page
+	// cache only. They are taken for durable from here on.
+	if err := errors.Join(p.file.Truncate(p.size), p.file.Sync()); err != nil {
+		return err
+	}
+	s.active = p
+	return nil
+}
+
+func (s *Store) full(p *pack) bool {
+	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
+}
+
+// find returns the newest pack that holds k. The caller holds mu.
+func (s *Store) find(k key) (*pack, entry, bool) {
+	for _, p := range slices.Backward(s.packs) {
+		if e, ok := p.index.find(k); ok {
+			return p, e, true
+		}
+	}
+	return nil, entry{}, false
+}
+
+func (s *Store) lookup(c cid.Cid) (*pack, entry, bool, error) {
+	if err := CheckCID(c); err != nil {
+		return nil, entry{}, false, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, entry{}, false, ErrClosed
+	}
+	p, e, ok := s.find(keyOf(c.Hash()))
+	return p, e, ok, nil
+}
+
+// Has says whether the store holds the block. Identity CIDs, which carry their
+// block, are always held.
+func (s *Store) Has(c cid.Cid) (bool, error) {
+	if isIdentity(c) {
+		return true, CheckCID(c)
+	}
+	_, _, ok, err := s.lookup(c)
+	return ok, err
+}
+
+// Size returns the length of a block in bytes, or an error that wraps ErrNotFound.
+func (s *Store) Size(c cid.Cid) (int, error) {
+	if isIdentity(c) {
+		b, err := identityBlock(c)
+		return len(b.data), err
+	}
+	_, e, ok, err := s.lookup(c)
+	if err == nil && !ok {
+		err = fmt.Errorf("%s: %w", c, ErrNotFound)
+	}
+	return int(e.raw), err
+}
+
+// Get reads a block and verifies it. The error wraps ErrNotFound if the store
+// does not hold it, and ErrCorrupt if the disk gave back something else.
+func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
+	if err := ctx.Err(); err != nil {
+		return Block{}, err
+	}
+	if isIdentity(c) {
+		return identityBlock(c)
+	}
+	p, e, ok, err := s.lookup(c)
+	if err != nil {
+		return Block{}, err
+	}
+	if !ok {
+		return Block{}, fmt.Errorf("%s: %w", c, ErrNotFound)
+	}
+	if data, ok := s.cache.get(c.Hash()); ok {
+		return Block{c, data}, nil
+	}
+	record := make([]byte, e.size)
+	if _, err := p.file.ReadAt(record, int64(e.offset)); err != nil {
+		return Block{}, fmt.Errorf("read %s: %w", c, err)
+	}
+	data, err := s.decodeRecord(record)
+	if err == nil {
+		var b Block
+		if b, err = NewBlock(c, data); err == nil {
+			s.cache.add(c.Hash(), data)
+			return b, nil
+		}
+	}
+	return Block{}, fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, err)
+}
+
+func isIdentity(c cid.Cid) bool {
+	return c.Defined() && c.Prefix().MhType == multihash.IDENTITY
+}
+
+func identityBlock(c cid.Cid) (Block, error) {
+	if err := CheckCID(c); err != nil {
+		return Block{}, err
+	}
+	d, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return Block{}, err
+	}
+	return Block{c, d.Digest}, nil
+}
+
+// Put stores blocks. They are durable when it returns without error.
+func (s *Store) Put(blocks ...Block) error {
+	w := s.NewWriter()
+	for _, b := range blocks {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return s.Sync()
+}
+
+// append writes a batch of records to the active pack and makes them readable.
+// Entries' offsets are relative to the batch. A failed write changes nothing:
+// the next batch overwrites its remains.
+func (s *Store) append(batch []byte, keys []key, entries []entry) error {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	if err := s.writable(); err != nil {
+		return err
+	}
+	p, err := s.room(len(batch))
+	if err != nil {
+		return err
+	}
+	if _, err := p.file.WriteAt(batch, p.size); err != nil {
+		return fmt.Errorf("write %s: %w", packName(p.number), err)
+	}
+	s.mu.Lock()
+	for i, k := range keys {
+		e := entries[i]
+		e.offset += uint32(p.size)
+		p.index.add(k, e)
+	}
+	p.size += int64(len(batch))
+	s.mu.Unlock()
+	s.appended.Add(1)
+	return nil
+}
+
+// room returns the active pack, or a new one if it is full. The caller holds
+// appendMu.
+func (s *Store) room(n int) (*pack, error) {
+	p := s.active
+	if p != nil && !s.full(p) {
+		return p, nil
+	}
+	number := uint32(1)
+	if p != nil {
+		if err := s.sealActive(p); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.packs) > 0 {
+		number = s.packs[len(s.packs)-1].number + 1
+	}
+	next, err := createPack(s.dir, number)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", packName(number), err)
+	}
+	s.mu.Lock()
+	s.packs = append(s.packs, next)
+	s.active = next
+	s.mu.Unlock()
+	return next, nil
+}
+
+// sealActive seals p while readers go on.
+func (s *Store) sealActive(p *pack) error {
+	sealed := *p // readers keep to p's live index meanwhile
+	upTo := s.appended.Load()
+	if err := sealed.seal(s.dir); err != nil {
+		return s.fail(fmt.Errorf("seal %s: %w", packName(p.number), err))
+	}
+	s.mu.Lock()
+	p.index = sealed.index
+	s.mu.Unlock()
+	s.markSynced(upTo)
+	return nil
+}
+
+// Sync makes durable all that writers have flushed. Calls at the same time share
+// one sync of the file. After an error the store is read-only: what the kernel
+// does with pages that it failed to write cannot be known.
+func (s *Store) Sync() error {
+	want := s.appended.Load()
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	for s.synced < want {
+		if s.failed != nil {
+			return s.failed
+		}
+		if s.syncing {
+			s.syncEnd.Wait()
+			continue
+		}
+		s.syncing = true
+		s.syncMu.Unlock()
+
+		upTo := s.appended.Load()
+		s.mu.RLock()
+		p := s.active
+		s.mu.RUnlock()
+		err := p.file.Sync()
+
+		s.syncMu.Lock()
+		s.syncing = false
+		s.syncEnd.Broadcast()
+		if err != nil {
+			s.failLocked(fmt.Errorf("sync %s: %w", packName(p.number), err))
+			return s.failed
+		}
+		s.synced = max(s.synced, upTo)
+	}
+	return nil
+}
+
+func (s *Store) markSynced(upTo uint64) {
+	s.syncMu.Lock()
+	s.synced = max(s.synced, upTo)
+	s.syncEnd.Broadcast()
+	s.syncMu.Unlock()
+}
+
+func (s *Store) writable() error {
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed {
+		return ErrClosed
+	}
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	return s.failed
+}
+
+// fail makes the store read-only because of cause, and returns the error that
+// all later writes get.
+func (s *Store) fail(cause error) error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.failLocked(cause)
+	return s.failed
+}
+
+func (s *Store) failLocked(cause error) {
+	if s.failed == nil {
+		s.failed = fmt.Errorf("%w: %w", ErrReadOnly, cause)
+		s.log.Error("block store is read-only until restart", "err", cause)
+	}
+}
+
+// Stats returns what the store holds.
+func (s *Store) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var st Stats
+	for _, p := range s.packs {
+		st.Blocks += p.index.count
+		st.Bytes += p.index.rawBytes
+		st.DiskBytes += p.size + int64(len(p.index.sealed))
+	}
+	return st
+}
+
+// Close makes what was flushed durable and releases the files. Reads under way
+// fail or finish.
+func (s *Store) Close() error {
+	err := s.Sync()
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	for _, p := range s.packs {
+		err = errors.Join(err, p.index.close(), p.file.Close())
+	}
+	s.decoder.Close()
+	return errors.Join(err, s.encoder.Close())
+}
