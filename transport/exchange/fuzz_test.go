@@ -1,0 +1,163 @@
+package exchange
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
+)
+
+func seeds() [][]byte {
+	enc, _ := newEncoder()
+	a := blockstore.Sum(cid.Raw, bytes.Repeat([]byte("a page "), 100))
+	b := blockstore.Sum(cid.DagProtobuf, []byte{})
+	return [][]byte{
+		appendWant(nil, nil),
+		appendWant(nil, []cid.Cid{a.CID(), b.CID()}),
+		appendMiss(nil, 7),
+		appendData(nil, enc, []blockstore.Block{a, b}),
+		appendData(nil, enc, []blockstore.Block{b}),
+		appendFrame(nil, frameHello),
+		{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+	}
+}
+
+// FuzzFrame decodes arbitrary bytes as frames; what decodes encodes to the same.
+func FuzzFrame(f *testing.F) {
+	for _, s := range seeds() {
+		f.Add(s)
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		typ, body, err := readFrame(bufio.NewReader(bytes.NewReader(b)), maxFrame)
+		if err != nil {
+			return
+		}
+		switch typ {
+		case frameWant:
+			if cids, err := parseWant(body); err == nil {
+				again, err := parseWant(appendWantBody(cids))
+				if err != nil || !slices.Equal(cids, again) {
+					t.Fatalf("%v became %v, %v", cids, again, err)
+				}
+			}
+		case frameMiss:
+			if n, err := parseMiss(body); err == nil && (n < 1 || n > maxWants) {
+				t.Fatalf("MISS of %d", n)
+			}
+		case frameData:
+			d, err := parseData(body)
+			if err != nil {
+				return
+			}
+			blocks, err := d.blocks(dec)
+			if err != nil {
+				return
+			}
+			total := 0
+			for _, b := range blocks {
+				total += len(b)
+			}
+			if total > maxDataBytes || len(blocks) > maxWants {
+				t.Fatalf("%d blocks of %d bytes", len(blocks), total)
+			}
+		}
+	})
+}
+
+func appendWantBody(cids []cid.Cid) []byte {
+	_, body, err := readFrame(bufio.NewReader(bytes.NewReader(appendWant(nil, cids))), 1<<20)
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
+
+// wire is a stream whose other end has said all that it will say.
+type wire struct {
+	network.Stream
+	io.Reader
+	written int
+}
+
+func (w *wire) Read(b []byte) (int, error)       { return w.Reader.Read(b) }
+func (w *wire) Write(b []byte) (int, error)      { w.written += len(b); return len(b), nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+func (w *wire) Reset() error                     { return nil }
+
+// FuzzServer lets a peer send arbitrary bytes to a server.
+func FuzzServer(f *testing.F) {
+	hello := appendFrame(nil, frameHello)
+	for _, s := range seeds() {
+		f.Add(append(hello[:len(hello):len(hello)], s...))
+	}
+	f.Add(bytes.Repeat(hello, 3))
+	store := newStore(f)
+	if err := store.Put(blockstore.Sum(cid.Raw, bytes.Repeat([]byte("a page "), 100))); err != nil {
+		f.Fatal(err)
+	}
+	s, err := NewServer(store, slog.New(slog.DiscardHandler), func(int) {})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w := &wire{Reader: bytes.NewReader(b)}
+		s.serve(w)
+		if limit := 1000 + 2000*len(b); w.written > limit {
+			t.Errorf("%d bytes answered to %d", w.written, len(b))
+		}
+	})
+}
+
+// FuzzSession lets a provider answer with arbitrary bytes: each want ends up
+// either with a worker or back in the pool, and no count goes below zero.
+func FuzzSession(f *testing.F) {
+	hello := appendFrame(nil, frameHello)
+	for _, s := range seeds() {
+		f.Add(append(hello[:len(hello):len(hello)], s...))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ft := &Fetch{
+			arrivals: make(chan arrival, 1024), end: make(chan struct{}),
+			received: func(int) {}, sent: func(int) {},
+			pool: newPool(), sessions: make(map[*session]struct{}), asked: make(map[peer.ID]struct{}),
+		}
+		ft.changed = sync.NewCond(&ft.mu)
+		s := &session{fetch: ft, stream: &wire{Reader: bytes.NewReader(b)}, window: 1 << 20}
+		const wants = 10
+		for i := range wants {
+			c := blockstore.Sum(cid.Raw, []byte{byte(i)}).CID()
+			ft.pool.put(&want{cid: c, size: 1})
+		}
+		batch, err := s.next()
+		if err != nil || len(batch) != wants {
+			t.Fatalf("%d wants, %v", len(batch), err)
+		}
+		err = s.read(time.Now())
+		ft.mu.Lock()
+		s.end(err)
+		ft.mu.Unlock()
+		close(ft.arrivals)
+		arrived := 0
+		for a := range ft.arrivals {
+			arrived += len(a.wants)
+		}
+		if got := arrived + len(ft.pool.rest); got != wants || s.owedSize < 0 || s.err == nil {
+			t.Errorf("%d of %d wants accounted for, %d bytes owed, %v", got, wants, s.owedSize, s.err)
+		}
+	})
+}

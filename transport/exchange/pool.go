@@ -1,0 +1,126 @@
+package exchange
+
+import (
+	"math"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+// want is one block that a Fetch still needs.
+type want struct {
+	cid   cid.Cid
+	size  int // expected, for the window; never trusted for memory
+	done  bool
+	queue bool                  // waits in the pool
+	lacks map[*session]struct{} // sessions that answered MISS
+}
+
+// pool holds the wants that no session works on, and remembers every block of
+// the DAG that was met. It is guarded by its Fetch's mutex.
+type pool struct {
+	seen  map[string]struct{} // multihashes
+	nodes []*want             // blocks that lead to more: asked for first
+	rest  []*want
+}
+
+func newPool() pool { return pool{seen: make(map[string]struct{})} }
+
+// see says whether c is met for the first time.
+func (p *pool) see(c cid.Cid) bool {
+	k := string(c.Hash())
+	if _, ok := p.seen[k]; ok {
+		return false
+	}
+	p.seen[k] = struct{}{}
+	return true
+}
+
+// nodeSize is the size expected of a block with links, whose link states the
+// size of everything below it.
+const nodeSize = 4 << 10
+
+func newWant(l dag.Link) *want {
+	limit := uint64(blockstore.MaxBlockSize)
+	if l.CID.Prefix().Codec != cid.Raw {
+		limit = nodeSize
+	}
+	return &want{cid: l.CID, size: int(max(min(l.Size, limit), 1))}
+}
+
+func (p *pool) put(w *want) {
+	if w.queue || w.done {
+		return
+	}
+	w.queue = true
+	if w.cid.Prefix().Codec != cid.Raw {
+		p.nodes = append(p.nodes, w)
+	} else {
+		p.rest = append(p.rest, w)
+	}
+}
+
+// take removes wants that s may have, of up to bytes bytes and maxWants in
+// number but at least one, if there is any.
+func (p *pool) take(s *session, bytes int) []*want {
+	var batch []*want
+	p.nodes = takeFrom(p.nodes, s, &batch, &bytes)
+	p.rest = takeFrom(p.rest, s, &batch, &bytes)
+	return batch
+}
+
+// scanLimit bounds how many wants that a session lacks are passed over to find
+// one that it may have.
+const scanLimit = 4096
+
+// takeFrom takes from the front of q, and returns what is left of it.
+func takeFrom(q []*want, s *session, batch *[]*want, bytes *int) []*want {
+	var lacking []*want
+	i := 0
+	for ; i < len(q) && len(lacking) < scanLimit; i++ {
+		w := q[i]
+		if w.done {
+			w.queue = false
+			continue
+		}
+		if len(*batch) > 0 && *bytes <= 0 || len(*batch) >= maxWants {
+			break
+		}
+		if _, lacks := w.lacks[s]; lacks {
+			lacking = append(lacking, w)
+			continue
+		}
+		w.queue = false
+		*batch = append(*batch, w)
+		*bytes -= w.size
+	}
+	// What was passed over goes back to the front, in place: there is room,
+	// since at least as many were read.
+	at := i - len(lacking)
+	copy(q[at:i], lacking)
+	clear(q[:at])
+	return q[at:]
+}
+
+// has says whether the pool has something that s may have.
+func (p *pool) has(s *session) bool {
+	for _, q := range [][]*want{p.nodes, p.rest} {
+		for _, w := range q[:min(len(q), scanLimit)] {
+			if _, lacks := w.lacks[s]; !lacks && !w.done {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// addSizes returns a + b, or the largest int64 if sizes that a tree claims are
+// absurd.
+func addSizes(a int64, b uint64) int64 {
+	if b > math.MaxInt64 || a > math.MaxInt64-int64(b) {
+		return math.MaxInt64
+	}
+	return a + int64(b)
+}

@@ -1,0 +1,315 @@
+package exchange
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// The window is how many bytes a provider may owe. It follows the
+	// bandwidth-delay product of the path, between these two.
+	minWindow = 256 << 10
+	maxWindow = 8 << 20
+
+	// stallAfter, or four round trips if they take longer, without a byte
+	// makes a session's wants available to the others; dropAfter ends it.
+	stallAfter = time.Second
+	dropAfter  = 15 * time.Second
+)
+
+var (
+	errMiss    = errors.New("holds nothing more of it")
+	errStalled = fmt.Errorf("nothing arrived for %v", dropAfter)
+)
+
+// session is one provider's part in a Fetch.
+type session struct {
+	fetch  *Fetch
+	peer   peer.ID
+	stream network.Stream
+
+	// The fields below are guarded by fetch.mu.
+
+	rtt      time.Duration // 0 until HELLO came
+	owed     []*want       // asked for, in the order in which answers come
+	owedSize int
+	window   int
+	missed   bool // answered MISS at least once
+	stalled  bool
+	last     time.Time // when the last frame came, or the first want went out
+	err      error     // why the session ended; set once
+
+	rateStart time.Time // of the rate sample under way
+	rateBytes int
+}
+
+// end ends the session for the given reason; what it owes goes back to the pool.
+// The caller holds fetch.mu.
+func (s *session) end(err error) {
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	s.release()
+	s.stream.Reset()
+	s.fetch.changed.Broadcast()
+}
+
+// release offers what the session owes to the others. It may still arrive.
+func (s *session) release() {
+	for _, w := range s.owed {
+		s.fetch.pool.put(w)
+	}
+}
+
+// run asks and reads until the fetch has ended or the session has. It returns
+// why: nil if there was nothing left to do.
+func (s *session) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.stream.Reset() })
+	defer stop()
+	f := s.fetch
+	readerDone := make(chan struct{})
+	opened := time.Now()
+	go func() {
+		defer close(readerDone)
+		err := f.guard(func() error { return s.read(opened) })
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		s.end(err)
+	}()
+	err := s.ask()
+	if err == nil {
+		err = errFinished
+	}
+	f.mu.Lock()
+	s.end(err)
+	f.mu.Unlock()
+	<-readerDone
+	if errors.Is(s.err, errFinished) {
+		return nil
+	}
+	return s.err
+}
+
+var errFinished = errors.New("fetch has ended")
+
+// ask sends WANTs as the window allows.
+func (s *session) ask() error {
+	f := s.fetch
+	frame := appendFrame(nil, frameHello)
+	for {
+		batch, err := s.next()
+		if err != nil || batch == nil {
+			return err
+		}
+		cids := make([]cid.Cid, len(batch))
+		for i, w := range batch {
+			cids[i] = w.cid
+		}
+		// HELLO and the first WANT leave in one write, without waiting for
+		// the other side's HELLO.
+		frame = appendWant(frame, cids)
+		if err := s.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+			return err
+		}
+		if _, err := s.stream.Write(frame); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		f.sent(len(frame))
+		frame = frame[:0]
+	}
+}
+
+// next waits until the session may ask for more, and returns what. It returns
+// nil and no error when the fetch has ended.
+func (s *session) next() ([]*want, error) {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		switch {
+		case s.err != nil:
+			return nil, s.err
+		case f.ended():
+			return nil, nil
+		case s.owedSize < s.window && !s.stalled && !f.nearerWaits(s):
+			if batch := f.pool.take(s, s.window-s.owedSize); len(batch) > 0 {
+				if len(s.owed) == 0 {
+					s.last = time.Now()
+					s.rateStart, s.rateBytes = s.last, 0
+				}
+				for _, w := range batch {
+					s.owed = append(s.owed, w)
+					s.owedSize += w.size
+				}
+				f.asked[s.peer] = struct{}{}
+				f.changed.Broadcast() // others may have waited for a nearer one to take its share
+				return batch, nil
+			}
+			if s.missed && len(s.owed) == 0 {
+				return nil, errMiss
+			}
+		}
+		f.changed.Wait()
+	}
+}
+
+// nearerWaits says whether a nearer provider is idle and should be asked first.
+// The caller holds mu.
+func (f *Fetch) nearerWaits(s *session) bool {
+	if len(f.sessions) == 1 {
+		return false
+	}
+	for t := range f.sessions {
+		if t != s && t.idle() && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.pool.has(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// idle says whether the session could take work at once.
+func (s *session) idle() bool {
+	return s.err == nil && !s.stalled && len(s.owed) == 0
+}
+
+// read takes in frames until the stream ends.
+func (s *session) read(opened time.Time) error {
+	f := s.fetch
+	r := bufio.NewReaderSize(countingReader{s.stream, f.received}, 64<<10)
+	for first := true; ; first = false {
+		t, body, err := readFrame(r, maxFrame)
+		if err != nil {
+			return err
+		}
+		switch {
+		case first && t == frameHello && len(body) <= maxHello:
+			f.mu.Lock()
+			s.rtt = max(time.Since(opened), 1)
+			f.changed.Broadcast()
+			f.mu.Unlock()
+		case first:
+			return violation("no HELLO")
+		case t == frameMiss:
+			n, err := parseMiss(body)
+			if err != nil {
+				return err
+			}
+			if err := s.miss(n); err != nil {
+				return err
+			}
+		case t == frameData:
+			d, err := parseData(body)
+			if err != nil {
+				return err
+			}
+			wants, err := s.arrived(len(d.lengths), len(body))
+			if err != nil {
+				return err
+			}
+			select {
+			case f.arrivals <- arrival{s, wants, d}:
+			case <-f.end:
+				return errFinished
+			}
+		default:
+			return violation("unexpected frame of type %d", t)
+		}
+	}
+}
+
+// arrived takes the oldest n wants off what is owed, and adapts the window.
+func (s *session) arrived(n, bytes int) ([]*want, error) {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	wants, err := s.pop(n)
+	if err != nil {
+		return nil, err
+	}
+	s.rateBytes += bytes
+	if took := s.last.Sub(s.rateStart); took > max(s.rtt, 50*time.Millisecond) {
+		// What arrives in a round trip and a quarter, and in 20 ms for the
+		// other side's scheduling, keeps the path full. Asking for a quarter
+		// more than arrived lets the window grow while the path has room.
+		perSecond := float64(s.rateBytes) / took.Seconds()
+		window := perSecond * (1.25*s.rtt.Seconds() + 0.02)
+		s.window = min(max(int(window), s.window*3/4, minWindow), maxWindow)
+		if window > 0.6*float64(s.window) {
+			s.window = min(s.window*2, maxWindow)
+		}
+		s.rateStart, s.rateBytes = s.last, 0
+	}
+	f.changed.Broadcast()
+	return wants, nil
+}
+
+// miss takes the oldest n wants off what is owed, for others to provide.
+func (s *session) miss(n int) error {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	wants, err := s.pop(n)
+	if err != nil {
+		return err
+	}
+	s.missed = true
+	for _, w := range wants {
+		if w.lacks == nil {
+			w.lacks = make(map[*session]struct{})
+		}
+		w.lacks[s] = struct{}{}
+		f.pool.put(w)
+	}
+	f.changed.Broadcast()
+	return nil
+}
+
+func (s *session) pop(n int) ([]*want, error) {
+	if n > len(s.owed) {
+		return nil, violation("%d blocks that nobody asked for", n-len(s.owed))
+	}
+	wants := s.owed[:n:n]
+	s.owed = s.owed[n:]
+	for _, w := range wants {
+		s.owedSize -= w.size
+	}
+	s.last = time.Now()
+	s.stalled = false
+	return wants, nil
+}
+
+// check finds out whether the provider has gone quiet. The caller holds fetch.mu.
+func (s *session) check(now time.Time) {
+	if s.err != nil || len(s.owed) == 0 {
+		return
+	}
+	quiet := now.Sub(s.last)
+	switch {
+	case quiet > dropAfter:
+		s.end(errStalled)
+	case !s.stalled && quiet > max(stallAfter, 4*s.rtt):
+		s.stalled = true
+		s.release()
+		s.fetch.changed.Broadcast()
+	}
+}
+
+type countingReader struct {
+	io.Reader
+	count func(int)
+}
+
+func (r countingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.count(n)
+	return n, err
+}
