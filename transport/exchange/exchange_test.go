@@ -108,7 +108,7 @@ func provider(t testing.TB, blocks ...blockstore.Block) host.Host {
 func serving(t testing.TB, store Getter) host.Host {
 	t.Helper()
 	h := newHost(t)
-	s, err := NewServer(store, slog.New(slog.DiscardHandler), func(int) {})
+	s, err := NewServer(store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func serving(t testing.TB, store Getter) host.Host {
 func newClient(t testing.TB) (*Client, *blockstore.Store) {
 	t.Helper()
 	store := newStore(t)
-	c, err := NewClient(newHost(t), store, slog.New(slog.DiscardHandler), func(int, int) {})
+	c, err := NewClient(newHost(t), store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,9 @@ type Progress struct {
 	Bytes      int64 // bytes of the DAG held, as its links count them
 	TotalBytes int64 // bytes of the DAG, as its links count them; 0 until the root is there
 	Received   int64 // bytes read from peers for it
-	Peers      int   // providers that have sent blocks
+	Peers      int   // peers that have sent blocks
+	Providers  int   // peers that were announced as providers
+	Asked      int   // peers that were asked
 }
 
 // Result is what a finished Fetch did.
@@ -64,7 +66,7 @@ type Result struct {
 	Blocks   int   // distinct blocks of the DAG
 	Bytes    int64 // bytes of the blocks that were fetched
 	Received int64 // bytes read from peers for it
-	Peers    int   // providers that sent blocks
+	Peers    int   // peers that sent blocks
 }
 
 // UnreachableError reports a block that no peer had within the time allowed.
@@ -98,9 +100,7 @@ type Fetch struct {
 	request  Request
 	arrivals chan arrival
 	end      chan struct{} // closed when finished or failed
-	received func(int)
-	sent     func(int)
-	bytesIn  atomic.Int64
+	received atomic.Int64
 
 	mu        sync.Mutex
 	changed   *sync.Cond // broadcast whenever a session may have to act
@@ -125,17 +125,15 @@ type Client struct {
 	log     *slog.Logger
 	decoder *zstd.Decoder
 	bans    *bans
-	traffic func(sent, received int)
 }
 
-// NewClient returns a Client that fetches into store. traffic is told the bytes
-// of the protocol as they are sent and received.
-func NewClient(h host.Host, store Store, log *slog.Logger, traffic func(sent, received int)) (*Client, error) {
+// NewClient returns a Client that fetches into store.
+func NewClient(h host.Host, store Store, log *slog.Logger) (*Client, error) {
 	dec, err := newDecoder()
 	if err != nil {
 		return nil, err
 	}
-	return &Client{host: h, store: store, log: log, decoder: dec, bans: newBans(), traffic: traffic}, nil
+	return &Client{host: h, store: store, log: log, decoder: dec, bans: newBans()}, nil
 }
 
 // Fetch brings the DAG below req.Root into the store and returns when all of it
@@ -159,8 +157,6 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 	}
 	f.changed = sync.NewCond(&f.mu)
 	f.open = 1 // the expansion of the root
-	f.received = func(n int) { f.bytesIn.Add(int64(n)); c.traffic(0, n) }
-	f.sent = func(n int) { c.traffic(n, 0) }
 	return f.run(ctx, candidates)
 }
 
@@ -194,7 +190,7 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.result.Received = f.bytesIn.Load()
+	f.result.Received = f.received.Load()
 	f.result.Peers = len(f.gave)
 	f.result.Blocks = len(f.pool.seen)
 	if f.err != nil {
@@ -277,8 +273,8 @@ func (f *Fetch) report() {
 	p := f.progress
 	p.Known = len(f.pool.seen)
 	p.Blocks = p.Known - len(f.wants)
-	p.Received = f.bytesIn.Load()
-	p.Peers = len(f.gave)
+	p.Received = f.received.Load()
+	p.Peers, p.Providers, p.Asked = len(f.gave), len(f.providers), len(f.asked)
 	f.request.Progress(p)
 }
 

@@ -110,7 +110,7 @@ func FuzzServer(f *testing.F) {
 	if err := store.Put(blockstore.Sum(cid.Raw, bytes.Repeat([]byte("a page "), 100))); err != nil {
 		f.Fatal(err)
 	}
-	s, err := NewServer(store, slog.New(slog.DiscardHandler), func(int) {})
+	s, err := NewServer(store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -133,7 +133,6 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ft := &Fetch{
 			arrivals: make(chan arrival, 1024), end: make(chan struct{}),
-			received: func(int) {}, sent: func(int) {},
 			pool: newPool(), sessions: make(map[*session]struct{}), asked: make(map[peer.ID]struct{}),
 		}
 		ft.changed = sync.NewCond(&ft.mu)

@@ -131,6 +131,9 @@ func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) error {
 		delete(f.sessions, s)
 		f.changed.Broadcast()
 		f.mu.Unlock()
+		if s.rtt > 0 {
+			f.client.host.Peerstore().RecordLatency(p, s.rtt)
+		}
 	}()
 	if err := s.run(ctx); err != nil {
 		return fmt.Errorf("session: %w", err)

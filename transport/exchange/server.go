@@ -47,17 +47,15 @@ type Server struct {
 	log     *slog.Logger
 	encoder *zstd.Encoder
 	slots   chan struct{}
-	sent    func(bytes int)
 }
 
-// NewServer returns a Server that reads from store. sent is told the bytes of
-// each frame that is sent.
-func NewServer(store Getter, log *slog.Logger, sent func(bytes int)) (*Server, error) {
+// NewServer returns a Server that reads from store.
+func NewServer(store Getter, log *slog.Logger) (*Server, error) {
 	enc, err := newEncoder()
 	if err != nil {
 		return nil, err
 	}
-	return &Server{store: store, log: log, encoder: enc, slots: make(chan struct{}, serveLimit), sent: sent}, nil
+	return &Server{store: store, log: log, encoder: enc, slots: make(chan struct{}, serveLimit)}, nil
 }
 
 // Register makes h serve the protocol.
@@ -175,6 +173,5 @@ func (s *Server) send(st deadliner, frame []byte) error {
 	if _, err := st.Write(frame); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
-	s.sent(len(frame))
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -103,7 +104,6 @@ var errFinished = errors.New("fetch has ended")
 
 // ask sends WANTs as the window allows.
 func (s *session) ask() error {
-	f := s.fetch
 	frame := appendFrame(nil, frameHello)
 	for {
 		batch, err := s.next()
@@ -123,7 +123,6 @@ func (s *session) ask() error {
 		if _, err := s.stream.Write(frame); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
-		f.sent(len(frame))
 		frame = frame[:0]
 	}
 }
@@ -184,7 +183,7 @@ func (s *session) idle() bool {
 // read takes in frames until the stream ends.
 func (s *session) read(opened time.Time) error {
 	f := s.fetch
-	r := bufio.NewReaderSize(countingReader{s.stream, f.received}, 64<<10)
+	r := bufio.NewReaderSize(countingReader{s.stream, &f.received}, 64<<10)
 	for first := true; ; first = false {
 		t, body, err := readFrame(r, maxFrame)
 		if err != nil {
@@ -305,11 +304,11 @@ func (s *session) check(now time.Time) {
 
 type countingReader struct {
 	io.Reader
-	count func(int)
+	count *atomic.Int64
 }
 
 func (r countingReader) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
-	r.count(n)
+	r.count.Add(int64(n))
 	return n, err
 }

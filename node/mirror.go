@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/node/api"
+	"pollux/transport/exchange"
+)
+
+const (
+	// Mirroring that failed for another reason than absent peers, such as a full
+	// disk, is tried again after pauses between these.
+	firstRetry = 2 * time.Second
+	lastRetry  = 5 * time.Minute
+)
+
+// mirror is the work of making one followed site whole.
+type mirror struct {
+	root cid.Cid
+	stop context.CancelFunc
+	done chan struct{} // closed when the site is whole, or the work was stopped
+
+	mu       sync.Mutex // guards the fields below
+	progress exchange.Progress
+	received int64         // by earlier attempts
+	failed   error         // of the last attempt
+	failures chan struct{} // closed and replaced at each failed attempt
+	site     site          // the result, once done
+}
+
+// startMirror returns the mirroring of a site under way, or begins it.
+func (n *Node) startMirror(root cid.Cid) *mirror {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m, ok := n.mirrors[root]; ok {
+		return m
+	}
+	ctx, stop := context.WithCancel(n.ctx)
+	m := &mirror{root: root, stop: stop, done: make(chan struct{}), failures: make(chan struct{})}
+	n.mirrors[root] = m
+	n.work.Go(func() {
+		defer stop()
+		n.runMirror(ctx, m)
+		n.mu.Lock()
+		delete(n.mirrors, root)
+		n.mu.Unlock()
+		close(m.done)
+	})
+	return m
+}
+
+// runMirror fetches until the site is whole or ctx ends.
+func (n *Node) runMirror(ctx context.Context, m *mirror) {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		err := n.tryMirror(ctx, m)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		n.log.Warn("mirroring failed, will try again", "root", m.root, "err", err, "after", pause)
+		m.mu.Lock()
+		m.failed = err
+		m.received += m.progress.Received
+		m.progress = exchange.Progress{}
+		close(m.failures)
+		m.failures = make(chan struct{})
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
+	net, err := n.network()
+	if err != nil {
+		return err
+	}
+	_, err = net.Fetch(ctx, exchange.Request{Root: m.root, Progress: func(p exchange.Progress) {
+		m.mu.Lock()
+		m.progress = p
+		m.mu.Unlock()
+	}})
+	if err != nil {
+		return err
+	}
+	s, keys, err := n.measure(ctx, m.root)
+	if err != nil {
+		return err
+	}
+	// Unfollowed meanwhile: the blocks are there, but the site is not to come back.
+	old, ok := n.sites.find(m.root)
+	if !ok {
+		return nil
+	}
+	s.Path = old.Path
+	if err := n.sites.put(s); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.site = s
+	m.mu.Unlock()
+	n.log.Info("site is whole", "root", m.root, "blocks", s.Blocks, "bytes", s.Bytes)
+	return n.provide(ctx, keys)
+}
+
+// wait returns when the site is whole, with what it took, or, with an error, when
+// an attempt failed, when nothing has arrived for timeout (unless that is 0) or
+// when ctx ends. The work goes on all the same.
+func (m *mirror) wait(ctx context.Context, timeout time.Duration, show func(exchange.Progress)) (site, exchange.Progress, error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last int
+	lastNew := time.Now()
+	m.mu.Lock()
+	failures := m.failures
+	m.mu.Unlock()
+	for {
+		select {
+		case <-ctx.Done():
+			return site{}, exchange.Progress{}, ctx.Err()
+		case <-failures:
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return site{}, exchange.Progress{}, m.failed
+		case <-m.done:
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if !m.site.Root.Defined() {
+				return site{}, exchange.Progress{}, fmt.Errorf("mirroring of %s was stopped", m.root)
+			}
+			m.progress.Received += m.received
+			show(m.progress)
+			return m.site, m.progress, nil
+		case now := <-tick.C:
+			m.mu.Lock()
+			p := m.progress
+			m.mu.Unlock()
+			show(p)
+			if p.Blocks > last {
+				last, lastNew = p.Blocks, now
+			}
+			if timeout > 0 && now.Sub(lastNew) > timeout {
+				return site{}, p, unreachable(&exchange.UnreachableError{
+					CID: m.root, Missing: p.Known - p.Blocks, Waited: timeout,
+					Providers: p.Providers, Asked: p.Asked,
+				})
+			}
+		}
+	}
+}
+
+// unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
+func unreachable(err error) error { return fmt.Errorf("%w: %w", api.ErrUnreachable, err) }

@@ -1,0 +1,348 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+	"pollux/dag"
+	"pollux/node/api"
+	"pollux/transport"
+	"pollux/transport/exchange"
+)
+
+var _ api.Service = (*Node)(nil)
+
+// Add implements api.Service.
+func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (api.AddResult, error) {
+	start := time.Now()
+	opts := dag.ImportOptions{Hidden: req.Hidden}
+	if progress != nil {
+		opts.Progress = func(p dag.Progress) {
+			progress(api.Progress{Phase: "adding", Bytes: p.Bytes, TotalBytes: p.TotalBytes, Files: int64(p.Files)})
+		}
+	}
+	res, err := dag.Import(ctx, n.store, req.Path, opts)
+	if err != nil {
+		return api.AddResult{}, err
+	}
+	s, keys, err := n.measure(ctx, res.Root)
+	if err != nil {
+		return api.AddResult{}, err
+	}
+	s.Path = req.Path
+	if err := n.sites.put(s); err != nil {
+		return api.AddResult{}, err
+	}
+	n.background("announce", res.Root, func(ctx context.Context) error { return n.provide(ctx, keys) })
+	return api.AddResult{
+		Root:     res.Root.String(),
+		Files:    int64(res.Files + res.Symlinks),
+		Blocks:   s.Blocks,
+		Bytes:    res.Bytes,
+		NewBytes: res.NewBytes,
+		URL:      n.siteURL(res.Root),
+		TookMS:   time.Since(start).Milliseconds(),
+	}, nil
+}
+
+// background runs do while the node is open, and logs its failure.
+func (n *Node) background(what string, root cid.Cid, do func(context.Context) error) {
+	n.work.Go(func() {
+		if err := do(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.log.Error("background work failed", "work", what, "root", root, "err", err)
+		}
+	})
+}
+
+// Follow implements api.Service.
+func (n *Node) Follow(ctx context.Context, req api.FollowRequest, progress func(api.Progress)) (api.FollowResult, error) {
+	start := time.Now()
+	target, err := parseRoot(req.Target)
+	if err != nil {
+		return api.FollowResult{}, err
+	}
+	s, ok := n.sites.find(target)
+	if !ok {
+		s = site{Root: target}
+		if err := n.sites.put(s); err != nil {
+			return api.FollowResult{}, err
+		}
+	}
+	res := api.FollowResult{Root: target.String()}
+	n.mu.Lock()
+	running := n.running
+	n.mu.Unlock()
+	if !s.Whole && (running || req.Wait) {
+		m := n.startMirror(target)
+		if req.Wait {
+			var p exchange.Progress
+			s, p, err = m.wait(ctx, req.Timeout, fetching(progress))
+			if err != nil {
+				if running && ctx.Err() == nil {
+					err = fmt.Errorf("%w; the daemon goes on trying", err)
+				}
+				return api.FollowResult{}, err
+			}
+			res.Received, res.Peers = p.Received, int64(p.Peers)
+		}
+	}
+	res.Blocks, res.Bytes = s.Blocks, s.Bytes
+	res.TookMS = time.Since(start).Milliseconds()
+	return res, nil
+}
+
+// parseRoot parses a target without a path.
+func parseRoot(s string) (cid.Cid, error) {
+	t, err := api.ParseTarget(s)
+	if err == nil && t.Path != "" {
+		err = fmt.Errorf("%w: %q has a path; whole sites are followed", api.ErrUsage, s)
+	}
+	return t.Root, err
+}
+
+// fetching translates progress.
+func fetching(show func(api.Progress)) func(exchange.Progress) {
+	if show == nil {
+		return func(exchange.Progress) {}
+	}
+	return func(p exchange.Progress) {
+		show(api.Progress{
+			Phase: "fetching", Bytes: p.Bytes, TotalBytes: p.TotalBytes,
+			Blocks: int64(p.Blocks), TotalBlocks: int64(p.Known), Peers: int64(p.Peers),
+		})
+	}
+}
+
+// Unfollow implements api.Service.
+func (n *Node) Unfollow(ctx context.Context, target string) error {
+	root, err := parseRoot(target)
+	if err != nil {
+		return err
+	}
+	s, ok := n.sites.find(root)
+	if !ok {
+		return fmt.Errorf("%w: %s is not followed; see `pollux status`", api.ErrUsage, root)
+	}
+	n.mu.Lock()
+	m := n.mirrors[root]
+	n.mu.Unlock()
+	if m != nil {
+		m.stop()
+		<-m.done
+	}
+	if _, err := n.sites.remove(root); err != nil {
+		return err
+	}
+	n.background("retract", root, func(ctx context.Context) error { return n.retract(ctx, s) })
+	return nil
+}
+
+// Fetch implements api.Service.
+func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(api.Progress)) (api.FetchResult, error) {
+	start := time.Now()
+	target, err := api.ParseTarget(req.Target)
+	if err != nil {
+		return api.FetchResult{}, err
+	}
+	entry, err := dag.Resolve(ctx, getter{n, req.Timeout}, target.Root, target.Path)
+	if err != nil {
+		return api.FetchResult{}, err
+	}
+	res := api.FetchResult{CID: entry.CID.String(), Root: target.Root.String()}
+	s, _, err := n.measure(ctx, entry.CID)
+	if errors.Is(err, blockstore.ErrNotFound) {
+		var got exchange.Result
+		if got, err = n.fetch(ctx, entry.CID, req.Timeout, progress); err != nil {
+			return api.FetchResult{}, err
+		}
+		res.Received, res.Peers = got.Received, int64(got.Peers)
+		s, _, err = n.measure(ctx, entry.CID)
+	}
+	if err != nil {
+		return api.FetchResult{}, err
+	}
+	res.Blocks, res.Bytes = s.Blocks, s.Bytes
+	res.TookMS = time.Since(start).Milliseconds()
+	return res, nil
+}
+
+// fetch makes a DAG whole. If it is being mirrored already, it waits for that.
+func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, progress func(api.Progress)) (exchange.Result, error) {
+	n.mu.Lock()
+	m := n.mirrors[root]
+	n.mu.Unlock()
+	if m != nil {
+		_, p, err := m.wait(ctx, timeout, fetching(progress))
+		return exchange.Result{Received: p.Received, Peers: p.Peers}, err
+	}
+	net, err := n.network()
+	if err != nil {
+		return exchange.Result{}, err
+	}
+	return fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Progress: fetching(progress)})
+}
+
+// fetchFrom makes an error for want of peers the API's.
+func fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
+	res, err := net.Fetch(ctx, req)
+	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
+		err = unreachable(err)
+	}
+	return res, err
+}
+
+// Block implements api.Service.
+func (n *Node) Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error) {
+	b, err := n.store.Get(ctx, c)
+	if !errors.Is(err, blockstore.ErrNotFound) {
+		return b, err
+	}
+	// Those who want the same block at the same time share one search for it,
+	// which ends with the first one's timeout, whoever of them gives up earlier.
+	found := n.lookups.DoChan(c.KeyString(), func() (any, error) {
+		net, err := n.network()
+		if err != nil {
+			return nil, err
+		}
+		_, err = fetchFrom(n.ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
+		return nil, err
+	})
+	select {
+	case <-ctx.Done():
+		return blockstore.Block{}, ctx.Err()
+	case r := <-found:
+		if r.Err != nil {
+			return blockstore.Block{}, r.Err
+		}
+		return n.store.Get(ctx, c)
+	}
+}
+
+// getter reads blocks from the store or else from the network.
+type getter struct {
+	node    *Node
+	timeout time.Duration
+}
+
+func (g getter) Get(ctx context.Context, c cid.Cid) (blockstore.Block, error) {
+	return g.node.Block(ctx, c, g.timeout)
+}
+
+// Status implements api.Service.
+func (n *Node) Status(ctx context.Context) (api.Status, error) {
+	st := n.store.Stats()
+	status := api.Status{
+		Reachability: "unknown",
+		Addrs:        []string{},
+		Sites:        []api.Site{},
+		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes},
+		Announce:     api.AnnounceStatus{Strategy: n.cfg.Announce.String()},
+		Limits:       api.Limits{Connections: int64(n.cfg.ConnectionsHigh)},
+	}
+	id, err := n.ID(ctx)
+	if err != nil {
+		return api.Status{}, err
+	}
+	status.Peer, status.Addrs = id.Peer, id.Addrs
+	for _, s := range n.sites.all() {
+		status.Sites = append(status.Sites, n.siteStatus(s))
+	}
+	net := n.online()
+	if net == nil {
+		return status, nil
+	}
+	status.Connections = net.Connections()
+	status.Reachability = net.Reachability()
+	status.Traffic.Sent, status.Traffic.Received = net.Traffic()
+	announced, err := net.Announced(ctx)
+	if err != nil {
+		return api.Status{}, err
+	}
+	status.Announce.Keys, status.Announce.Queued = int64(announced.Keys), int64(announced.Queued)
+	return status, nil
+}
+
+func (n *Node) siteStatus(s site) api.Site {
+	out := api.Site{
+		Target: s.Root.String(), Root: s.Root.String(), Name: s.Path,
+		Blocks: s.Blocks, Bytes: s.Bytes, State: api.StateWhole,
+	}
+	if s.Whole {
+		return out
+	}
+	out.State, out.MissingBlocks = api.StateWaiting, 1 // the root at least
+	n.mu.Lock()
+	m := n.mirrors[s.Root]
+	n.mu.Unlock()
+	if m == nil {
+		return out
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.progress; p.Known > 0 {
+		out.Blocks, out.Bytes, out.MissingBlocks = int64(p.Known), p.Bytes, int64(p.Known-p.Blocks)
+		if p.Peers > 0 {
+			out.State = api.StateFetching
+		}
+	}
+	return out
+}
+
+// Peers implements api.Service.
+func (n *Node) Peers(context.Context) ([]api.Peer, error) {
+	net := n.online()
+	if net == nil {
+		return nil, n.noDaemon()
+	}
+	peers := []api.Peer{}
+	for _, p := range net.Peers() {
+		peers = append(peers, apiPeer(p))
+	}
+	return peers, nil
+}
+
+// Connect implements api.Service.
+func (n *Node) Connect(ctx context.Context, addr string) (api.Peer, error) {
+	net := n.online()
+	if net == nil {
+		return api.Peer{}, n.noDaemon()
+	}
+	p, err := net.Connect(ctx, addr)
+	switch {
+	case errors.Is(err, transport.ErrBadAddress):
+		return api.Peer{}, fmt.Errorf("%w: %w", api.ErrUsage, err)
+	case err != nil && ctx.Err() == nil:
+		return api.Peer{}, unreachable(err)
+	}
+	return apiPeer(p), err
+}
+
+func (n *Node) noDaemon() error {
+	return fmt.Errorf("%w on %s; start one with `pollux daemon`", api.ErrNoDaemon, n.dir)
+}
+
+func apiPeer(p transport.Peer) api.Peer {
+	out := api.Peer{
+		Peer: p.ID, Addrs: p.Addrs, Direction: "outbound", Agent: p.Agent,
+		RTTMS: float64(p.RTT.Microseconds()) / 1000,
+	}
+	if p.Inbound {
+		out.Direction = "inbound"
+	}
+	return out
+}
+
+// ID implements api.Service.
+func (n *Node) ID(context.Context) (api.Identity, error) {
+	if net := n.online(); net != nil {
+		return api.Identity{Peer: net.ID(), Addrs: net.Addrs()}, nil
+	}
+	id, err := transport.PeerID(filepath.Join(n.dir, keyFile))
+	return api.Identity{Peer: id, Addrs: []string{}}, err
+}

@@ -1,0 +1,158 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+)
+
+const (
+	sitesFile    = "sites.json"
+	sitesVersion = 1
+)
+
+// site is a tree that the node keeps: one that was added here, or one that it
+// follows.
+type site struct {
+	Root   cid.Cid `json:"root"`
+	Path   string  `json:"path,omitempty"` // where it was added from; "" if it is followed
+	Whole  bool    `json:"whole"`          // every block was held once; checked at each start
+	Blocks int64   `json:"blocks"`         // distinct blocks, once whole
+	Bytes  int64   `json:"bytes"`          // of these blocks
+}
+
+// siteList is the durable list of sites. Losing it loses no block, but what is
+// kept and followed has to be named again; forging it makes the node fetch and
+// announce what its owner did not choose.
+type siteList struct {
+	path string
+
+	mu    sync.Mutex
+	sites []site // in the order in which they came
+}
+
+type sitesJSON struct {
+	Version int    `json:"version"`
+	Sites   []site `json:"sites"`
+}
+
+func openSites(dir string) (*siteList, error) {
+	l := &siteList{path: filepath.Join(dir, sitesFile)}
+	data, err := os.ReadFile(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var file sitesJSON
+	if err := json.Unmarshal(data, &file); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w); restore it, or move it away and add or follow the sites again", l.path, err)
+	}
+	if file.Version > sitesVersion {
+		return nil, fmt.Errorf("%s was written by a newer version of Pollux", l.path)
+	}
+	for _, s := range file.Sites {
+		if !s.Root.Defined() {
+			return nil, fmt.Errorf("%s is damaged: a site has no root", l.path)
+		}
+	}
+	l.sites = file.Sites
+	return l, nil
+}
+
+// all returns the sites.
+func (l *siteList) all() []site {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.sites)
+}
+
+func (l *siteList) find(root cid.Cid) (site, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := l.index(root); i >= 0 {
+		return l.sites[i], true
+	}
+	return site{}, false
+}
+
+func (l *siteList) index(root cid.Cid) int {
+	return slices.IndexFunc(l.sites, func(s site) bool { return s.Root.Equals(root) })
+}
+
+// put adds s, or replaces the site with its root. It is durable when put returns
+// nil, and as before otherwise.
+func (l *siteList) put(s site) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := slices.Clone(l.sites)
+	if i := l.index(s.Root); i >= 0 {
+		next[i] = s
+	} else {
+		next = append(next, s)
+	}
+	return l.save(next)
+}
+
+// remove removes the site with the given root, durably, and says whether there
+// was one.
+func (l *siteList) remove(root cid.Cid) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.index(root)
+	if i < 0 {
+		return false, nil
+	}
+	return true, l.save(slices.Delete(slices.Clone(l.sites), i, i+1))
+}
+
+// save makes sites the list. The caller holds mu.
+func (l *siteList) save(sites []site) error {
+	data, err := json.MarshalIndent(sitesJSON{sitesVersion, sites}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(l.path, append(data, '\n')); err != nil {
+		return fmt.Errorf("save the list of sites: %w", err)
+	}
+	l.sites = sites
+	return nil
+}
+
+// replaceFile gives the file at path new contents: after a crash it has either
+// the old or the new ones, and the new ones once replaceFile has returned nil.
+func replaceFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be synced there
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

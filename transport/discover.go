@@ -1,0 +1,111 @@
+package transport
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/transport/exchange"
+)
+
+const (
+	// The DHT is asked again for providers after pauses that grow between these.
+	firstLookup = 500 * time.Millisecond
+	lastLookup  = 30 * time.Second
+	// offlinePoll is how often a node without DHT peers looks whether it has one.
+	offlinePoll = 100 * time.Millisecond
+)
+
+// candidates yields peers that may hold what is below root, until ctx ends: nodes
+// that are or become connected, such as those on the local network, and the
+// providers that the DHT knows.
+func (n *Network) candidates(ctx context.Context, root cid.Cid) <-chan exchange.Candidate {
+	out := make(chan exchange.Candidate)
+	send := func(c exchange.Candidate) bool {
+		select {
+		case out <- c:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	var sources sync.WaitGroup
+	sources.Go(func() { n.connected(ctx, send) })
+	sources.Go(func() { n.lookUp(ctx, root, send) })
+	go func() {
+		sources.Wait()
+		close(out)
+	}()
+	return out
+}
+
+// connected sends the connected peers that speak the sync protocol.
+func (n *Network) connected(ctx context.Context, send func(exchange.Candidate) bool) {
+	// Subscribed before the list is taken, so that no peer falls between them.
+	sub, err := n.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		n.log.Error("cannot watch for new peers", "err", err)
+		return
+	}
+	defer sub.Close()
+	for _, id := range n.host.Network().Peers() {
+		if n.host.Network().Connectedness(id) == network.Connected {
+			ps, err := n.host.Peerstore().SupportsProtocols(id, exchange.Protocol)
+			if err == nil && len(ps) > 0 && !send(exchange.Candidate{AddrInfo: peer.AddrInfo{ID: id}}) {
+				return
+			}
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-sub.Out():
+			if !ok {
+				return
+			}
+			found := e.(event.EvtPeerIdentificationCompleted)
+			if slices.Contains(found.Protocols, exchange.Protocol) && !send(exchange.Candidate{AddrInfo: peer.AddrInfo{ID: found.Peer}}) {
+				return
+			}
+		}
+	}
+}
+
+// lookUp sends the providers that the DHT knows, again and again: new ones come,
+// and the records of a node that moved change.
+func (n *Network) lookUp(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) {
+	for pause := firstLookup; ; pause = min(2*pause, lastLookup) {
+		for !n.routing.Online() {
+			if !sleep(ctx, offlinePoll) {
+				return
+			}
+		}
+		for info := range n.routing.FindProviders(ctx, root) {
+			if !send(exchange.Candidate{AddrInfo: info, Provider: true}) {
+				return
+			}
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// sleep waits for d and says whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

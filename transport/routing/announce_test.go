@@ -1,0 +1,127 @@
+package routing
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A node that is alone takes keys, and announces them when it meets a peer.
+func TestProvideBeforeNetwork(t *testing.T) {
+	a := startNode(t, nodeConfig{})
+	keys := testKeys(t, "early", 100)
+	if err := a.Provide(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "keys kept", func(s Stats) bool { return s.Keys == 100 && s.Announced == 0 })
+
+	c := startNode(t, nodeConfig{})
+	if err := a.host.Connect(t.Context(), c.info()); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "keys announced", func(s Stats) bool { return s.Announced == 100 })
+	wantFound(t, c, a.host.ID(), keys[:5])
+}
+
+// The only peer goes and comes back while there are keys to announce.
+func TestNetworkComesBack(t *testing.T) {
+	key, dir := newKey(t), filepath.Join(t.TempDir(), "ds")
+	c := startNode(t, nodeConfig{key: key, dir: dir})
+	addr := c.host.Addrs()[0].String()
+	a := startNode(t, via(c))
+	if err := a.Provide(t.Context(), testKeys(t, "first", 10)...); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "first keys announced", func(s Stats) bool { return s.Announced == 10 })
+
+	c.stop(t)
+	keys := testKeys(t, "second", 10)
+	if err := a.Provide(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "A notices that it is alone", func() bool { return !a.router.online.Load() })
+	wantStats(t, a, "keys wait", func(s Stats) bool { return s.Queued == 10 })
+
+	c = startNode(t, nodeConfig{key: key, dir: dir, listen: addr})
+	wantStats(t, a, "second keys announced", func(s Stats) bool { return s.Queued == 0 && s.Announced == 20 })
+	wantFound(t, c, a.host.ID(), keys)
+}
+
+// After an orderly end nothing is announced again before its time, and still a
+// node that joined since, with an empty store, finds the keys.
+func TestRestart(t *testing.T) {
+	cfg := nodeConfig{key: newKey(t), dir: filepath.Join(t.TempDir(), "ds")}
+	c := startNode(t, nodeConfig{})
+	cfg.Bootstrap = []peer.AddrInfo{c.info()}
+	a := startNode(t, cfg)
+	keys := testKeys(t, "site", 200)
+	if err := a.Provide(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "announced", func(s Stats) bool { return s.Announced == 200 && s.Queued == 0 && s.Regions == 0 })
+	a.stop(t)
+	c.stop(t)
+
+	c = startNode(t, nodeConfig{})
+	cfg.Bootstrap = []peer.AddrInfo{c.info()}
+	a = startNode(t, cfg)
+	b := startNode(t, via(c))
+	wantFound(t, b, a.host.ID(), keys[:20])
+
+	more := testKeys(t, "more", 50)
+	if err := a.Provide(t.Context(), append(keys, more...)...); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "only the new keys announced", func(s Stats) bool {
+		return s.Keys == 250 && s.Queued == 0 && s.Regions == 0 && s.Announced == 50 && !s.Next.IsZero()
+	})
+	wantFound(t, b, a.host.ID(), more[:5])
+
+	if err := a.StopProviding(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "keys dropped", func(s Stats) bool { return s.Keys == 50 })
+}
+
+// A node that ended before everything was announced, in order or not, announces
+// all at the next start, also in parts of the DHT that were refreshed just now.
+func TestUnfinishedIsAnnounced(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		cfg := nodeConfig{key: newKey(t), dir: filepath.Join(t.TempDir(), "ds")}
+		c := startNode(t, nodeConfig{})
+		cfg.Bootstrap = []peer.AddrInfo{c.info()}
+		a := startNode(t, cfg)
+		if err := a.Provide(t.Context(), testKeys(t, "old", 20)...); err != nil {
+			t.Fatal(err)
+		}
+		wantStats(t, a, "announced", func(s Stats) bool { return s.Announced == 20 && s.Queued == 0 && s.Regions == 0 })
+		a.stop(t)
+		c.stop(t)
+
+		cfg.Bootstrap = nil
+		a = startNode(t, cfg)
+		keys := testKeys(t, "new", 20)
+		if err := a.Provide(t.Context(), keys...); err != nil {
+			t.Fatal(err)
+		}
+		if crash {
+			// What a killed process leaves: the files as they are when Provide returned.
+			image := filepath.Join(t.TempDir(), "image")
+			if err := os.CopyFS(image, os.DirFS(cfg.dir)); err != nil {
+				t.Fatal(err)
+			}
+			cfg.dir = image
+		}
+		a.stop(t)
+
+		c = startNode(t, nodeConfig{})
+		cfg.Bootstrap = []peer.AddrInfo{c.info()}
+		a = startNode(t, cfg)
+		wantStats(t, a, "all announced", func(s Stats) bool { return s.Keys == 40 && s.Announced == 40 })
+		c.wantRecord(t, keys[0], a.host.ID())
+		a.stop(t)
+		c.stop(t)
+	}
+}
