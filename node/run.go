@@ -90,6 +90,10 @@ func (n *Node) Run(ctx context.Context, ready func(Ready)) error {
 		n.resume(gctx)
 		return nil
 	})
+	g.Go(func() error {
+		returnMemory(gctx)
+		return nil
+	})
 	n.mu.Lock()
 	url := n.gateway
 	n.mu.Unlock()

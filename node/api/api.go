@@ -1,0 +1,188 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+)
+
+// Service is what a node can be asked. Its methods may be called from many
+// goroutines at once and end early, with the context's error, when ctx does.
+//
+// A progress function may be nil. It is called from one goroutine at a time and
+// never after the method has returned; it must not block for long.
+//
+// A timeout limits silence, not the whole: the method gives up with
+// ErrUnreachable when nothing has arrived from the network for that long. Zero
+// means no limit.
+type Service interface {
+	// Add imports a file or a directory tree and keeps it. When it returns, the
+	// tree is durable.
+	Add(ctx context.Context, req AddRequest, progress func(Progress)) (AddResult, error)
+	// Follow mirrors a target from now on, across restarts. It returns at once,
+	// or with req.Wait when the target is held whole.
+	Follow(ctx context.Context, req FollowRequest, progress func(Progress)) (FollowResult, error)
+	// Unfollow stops mirroring or keeping a target.
+	Unfollow(ctx context.Context, target string) error
+	// Fetch makes everything below a target whole in the local store, without
+	// keeping it.
+	Fetch(ctx context.Context, req FetchRequest, progress func(Progress)) (FetchResult, error)
+	// Block returns one block, from the store or else from the network.
+	Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error)
+	// Status describes the node now.
+	Status(ctx context.Context) (Status, error)
+	// Peers lists the peers that the node is connected to.
+	Peers(ctx context.Context) ([]Peer, error)
+	// Connect dials addr, a multiaddr that ends in /p2p/PEER.
+	Connect(ctx context.Context, addr string) (Peer, error)
+	// ID names the node.
+	ID(ctx context.Context) (Identity, error)
+}
+
+// AddRequest asks for the import of one path.
+type AddRequest struct {
+	Path   string `json:"path"`   // absolute path of a file or a directory, on the node's machine
+	Hidden bool   `json:"hidden"` // include files and directories whose name starts with a dot
+}
+
+// AddResult tells what an import made.
+type AddResult struct {
+	Root     string `json:"root"`      // CID of the tree
+	Files    int64  `json:"files"`     // files in the tree, symbolic links included
+	Blocks   int64  `json:"blocks"`    // distinct blocks in the tree
+	Bytes    int64  `json:"bytes"`     // bytes of all files' contents
+	NewBytes int64  `json:"new_bytes"` // bytes of the blocks that the store did not hold before
+	Name     string `json:"name"`      // name that the tree was published under; "" if none
+	Version  int64  `json:"version"`   // version of that name; 0 if none
+	URL      string `json:"url"`       // where the local gateway serves it; "" if no gateway runs
+	TookMS   int64  `json:"took_ms"`   // milliseconds
+}
+
+// FollowRequest asks for a target to be mirrored.
+type FollowRequest struct {
+	Target  string        `json:"target"`     // what to mirror, without a path; see ParseTarget
+	Wait    bool          `json:"wait"`       // return when it is whole
+	Timeout time.Duration `json:"timeout_ns"` // longest silence while waiting
+}
+
+// FollowResult tells what is mirrored. Without FollowRequest.Wait, only Root and
+// Version are filled in, as far as they are known.
+type FollowResult struct {
+	Root     string `json:"root"`     // CID of the tree
+	Version  int64  `json:"version"`  // version of the followed name; 0 for a CID
+	Blocks   int64  `json:"blocks"`   // distinct blocks in the tree
+	Bytes    int64  `json:"bytes"`    // bytes of those blocks
+	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
+	Peers    int64  `json:"peers"`    // peers that sent some of it
+	TookMS   int64  `json:"took_ms"`  // milliseconds
+}
+
+// FetchRequest asks for a target to be made available locally.
+type FetchRequest struct {
+	Target  string        `json:"target"`     // what to fetch; a path may follow; see ParseTarget
+	Timeout time.Duration `json:"timeout_ns"` // longest silence
+}
+
+// FetchResult tells what was fetched.
+type FetchResult struct {
+	CID      string `json:"cid"`      // what the target's path led to
+	Root     string `json:"root"`     // where that path started
+	Blocks   int64  `json:"blocks"`   // distinct blocks below CID
+	Bytes    int64  `json:"bytes"`    // bytes of those blocks
+	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
+	Peers    int64  `json:"peers"`    // peers that sent some of it
+	TookMS   int64  `json:"took_ms"`  // milliseconds
+}
+
+// Progress is how far a running request has come. Totals that are not known
+// (yet) are 0.
+type Progress struct {
+	Phase       string `json:"phase"` // what is being done, in one lower-case word, such as "adding" or "fetching"
+	Bytes       int64  `json:"bytes"`
+	TotalBytes  int64  `json:"total_bytes"`
+	Blocks      int64  `json:"blocks"`
+	TotalBlocks int64  `json:"total_blocks"`
+	Files       int64  `json:"files"`
+	Peers       int64  `json:"peers"` // peers that are sending
+}
+
+// Status describes a node at one moment.
+type Status struct {
+	Peer         string         `json:"peer"`         // the node's peer ID
+	Addrs        []string       `json:"addrs"`        // multiaddrs it can be dialled at; empty while offline
+	Connections  int            `json:"connections"`  // open connections to peers
+	Reachability string         `json:"reachability"` // "public", "private" or "unknown": whether strangers can dial it
+	Sites        []Site         `json:"sites"`
+	Store        StoreStatus    `json:"store"`
+	Traffic      Traffic        `json:"traffic"`
+	Announce     AnnounceStatus `json:"announce"`
+	Limits       Limits         `json:"limits"`
+}
+
+// The states of a Site.
+const (
+	StateWhole    = "whole"    // every block is here
+	StateFetching = "fetching" // blocks are missing and some peer has them
+	StateWaiting  = "waiting"  // blocks are missing and no peer that has them is known
+)
+
+// Site is one tree or name that the node keeps or mirrors.
+type Site struct {
+	Target        string `json:"target"`         // as it was given, or the root of what was added
+	Name          string `json:"name"`           // its name, or for an added tree the path it came from; "" if none
+	Root          string `json:"root"`           // CID that readers are served now
+	Version       int64  `json:"version"`        // 0 for a CID
+	Blocks        int64  `json:"blocks"`         // distinct blocks known to be in it
+	Bytes         int64  `json:"bytes"`          // bytes of those blocks
+	MissingBlocks int64  `json:"missing_blocks"` // blocks known to be in it that are not here
+	State         string `json:"state"`          // one of the State constants
+	LagS          int64  `json:"lag_s"`          // seconds that Root has been out of date; 0 if it is the newest known
+}
+
+// StoreStatus describes the local block store.
+type StoreStatus struct {
+	Blocks     int64 `json:"blocks"`
+	Bytes      int64 `json:"bytes"`       // bytes of the blocks
+	DiskBytes  int64 `json:"disk_bytes"`  // bytes that they take on disk
+	QuotaBytes int64 `json:"quota_bytes"` // most DiskBytes allowed; 0 if there is no quota
+}
+
+// Traffic counts bytes over the network since the node came up, all protocols.
+type Traffic struct {
+	Sent     int64 `json:"sent"`
+	Received int64 `json:"received"`
+}
+
+// AnnounceStatus describes how the node tells the network what it holds.
+type AnnounceStatus struct {
+	Strategy string `json:"strategy"` // "all", "entities" or "roots"
+	Keys     int64  `json:"keys"`     // CIDs that are kept announced
+	Queued   int64  `json:"queued"`   // CIDs not announced for the first time yet
+}
+
+// Limits are the most that the node takes of each resource; 0 means no limit.
+type Limits struct {
+	DiskBytes   int64 `json:"disk_bytes"`
+	MemoryBytes int64 `json:"memory_bytes"` // for network buffers and streams
+	Up          int64 `json:"up"`           // bytes per second
+	Down        int64 `json:"down"`         // bytes per second
+	Connections int64 `json:"connections"`
+}
+
+// Peer is a connected peer.
+type Peer struct {
+	Peer      string   `json:"peer"`      // peer ID
+	Addrs     []string `json:"addrs"`     // multiaddrs of the open connections
+	RTTMS     float64  `json:"rtt_ms"`    // smoothed round-trip time in milliseconds; 0 if not measured yet
+	Direction string   `json:"direction"` // who dialled: "inbound" or "outbound"
+	Agent     string   `json:"agent"`     // software it says it runs; untrusted text; "" if unknown
+}
+
+// Identity names a node.
+type Identity struct {
+	Peer  string   `json:"peer"`  // peer ID
+	Addrs []string `json:"addrs"` // multiaddrs it can be dialled at; empty while offline
+}

@@ -1,0 +1,309 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+)
+
+// fake answers every question with fixed values, or with err.
+type fake struct {
+	err   error
+	block blockstore.Block
+
+	gotAdd     AddRequest
+	gotFollow  FollowRequest
+	gotFetch   FetchRequest
+	gotTarget  string
+	gotAddr    string
+	gotTimeout time.Duration
+}
+
+func (f *fake) Add(_ context.Context, req AddRequest, progress func(Progress)) (AddResult, error) {
+	f.gotAdd = req
+	progress(Progress{Phase: "adding", Bytes: 1, TotalBytes: 10})
+	progress(Progress{Phase: "adding", Bytes: 2, TotalBytes: 10}) // too soon to be passed on
+	progress(Progress{Phase: "writing", Files: 3})
+	return AddResult{Root: "root", Files: 3, URL: "http://root.ipfs.localhost/", TookMS: 7}, f.err
+}
+
+func (f *fake) Follow(_ context.Context, req FollowRequest, progress func(Progress)) (FollowResult, error) {
+	f.gotFollow = req
+	progress(Progress{Phase: "fetching", Peers: 2})
+	return FollowResult{Root: "root", Received: 11}, f.err
+}
+
+func (f *fake) Unfollow(_ context.Context, target string) error {
+	f.gotTarget = target
+	return f.err
+}
+
+func (f *fake) Fetch(_ context.Context, req FetchRequest, _ func(Progress)) (FetchResult, error) {
+	f.gotFetch = req
+	return FetchResult{CID: "cid", Root: "root"}, f.err
+}
+
+func (f *fake) Block(_ context.Context, _ cid.Cid, timeout time.Duration) (blockstore.Block, error) {
+	f.gotTimeout = timeout
+	return f.block, f.err
+}
+
+func (f *fake) Status(context.Context) (Status, error) {
+	return Status{Peer: "me", Sites: []Site{{Target: "t", State: StateWhole}}, Limits: Limits{Up: 5}}, f.err
+}
+
+func (f *fake) Peers(context.Context) ([]Peer, error) {
+	return []Peer{{Peer: "p", RTTMS: 1.5, Direction: "inbound"}}, f.err
+}
+
+func (f *fake) Connect(_ context.Context, addr string) (Peer, error) {
+	f.gotAddr = addr
+	return Peer{Peer: "p"}, f.err
+}
+
+func (f *fake) ID(context.Context) (Identity, error) {
+	return Identity{Peer: "me", Addrs: []string{"/ip4/127.0.0.1/tcp/1"}}, f.err
+}
+
+// serve runs a server for svc until the test ends, and returns a client of it,
+// what ends its requests and then itself, and the path of its socket.
+func serve(t *testing.T, svc Service) (c *Client, shutdown func(), path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), SocketName)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	srv := NewServer(svc, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	if c, err = Dial(path); err != nil {
+		t.Fatal(err)
+	}
+	shutdown = sync.OnceFunc(func() {
+		cancel()
+		if err := srv.Shutdown(context.Background()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		c.Close()
+		shutdown()
+	})
+	return c, shutdown, path
+}
+
+// equal fails the test if got is not want, or if err is set.
+func equal(t *testing.T, got any, err error, want any) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	} else if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestClient(t *testing.T) {
+	f := &fake{block: blockstore.Sum(cid.Raw, bytes.Repeat([]byte("x"), blockstore.MaxBlockSize))}
+	c, _, _ := serve(t, f)
+	ctx := t.Context()
+
+	var progress []Progress
+	add := AddRequest{Path: "/a <b>\u2028", Hidden: true}
+	added, err := c.Add(ctx, add, func(p Progress) { progress = append(progress, p) })
+	equal(t, added, err, AddResult{Root: "root", Files: 3, URL: "http://root.ipfs.localhost/", TookMS: 7})
+	equal(t, f.gotAdd, nil, add)
+	equal(t, progress, nil, []Progress{{Phase: "adding", Bytes: 1, TotalBytes: 10}, {Phase: "writing", Files: 3}})
+
+	follow := FollowRequest{Target: "t", Wait: true, Timeout: time.Minute}
+	followed, err := c.Follow(ctx, follow, nil)
+	equal(t, followed, err, FollowResult{Root: "root", Received: 11})
+	equal(t, f.gotFollow, nil, follow)
+
+	equal(t, nil, c.Unfollow(ctx, "t"), nil)
+	equal(t, f.gotTarget, nil, "t")
+
+	fetch := FetchRequest{Target: "t/a", Timeout: time.Second}
+	fetched, err := c.Fetch(ctx, fetch, nil)
+	equal(t, fetched, err, FetchResult{CID: "cid", Root: "root"})
+	equal(t, f.gotFetch, nil, fetch)
+
+	block, err := c.Block(ctx, f.block.CID(), 90*time.Second)
+	equal(t, block, err, f.block)
+	equal(t, f.gotTimeout, nil, 90*time.Second)
+
+	status, err := c.Status(ctx)
+	equal(t, status, err, Status{Peer: "me", Sites: []Site{{Target: "t", State: StateWhole}}, Limits: Limits{Up: 5}})
+	peers, err := c.Peers(ctx)
+	equal(t, peers, err, []Peer{{Peer: "p", RTTMS: 1.5, Direction: "inbound"}})
+	peer, err := c.Connect(ctx, "/ip4/127.0.0.1/tcp/1")
+	equal(t, peer, err, Peer{Peer: "p"})
+	equal(t, f.gotAddr, nil, "/ip4/127.0.0.1/tcp/1")
+	id, err := c.ID(ctx)
+	equal(t, id, err, Identity{Peer: "me", Addrs: []string{"/ip4/127.0.0.1/tcp/1"}})
+}
+
+// Every method passes every error on, with its sentinel and its text.
+func TestClientErrors(t *testing.T) {
+	f := &fake{}
+	c, _, _ := serve(t, f)
+	ctx := t.Context()
+	methods := map[string]func() error{
+		"Add":      func() error { _, err := c.Add(ctx, AddRequest{}, nil); return err },
+		"Follow":   func() error { _, err := c.Follow(ctx, FollowRequest{}, nil); return err },
+		"Unfollow": func() error { return c.Unfollow(ctx, "t") },
+		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
+		"Block":    func() error { _, err := c.Block(ctx, blockstore.Sum(cid.Raw, nil).CID(), 0); return err },
+		"Status":   func() error { _, err := c.Status(ctx); return err },
+		"Peers":    func() error { _, err := c.Peers(ctx); return err },
+		"Connect":  func() error { _, err := c.Connect(ctx, ""); return err },
+		"ID":       func() error { _, err := c.ID(ctx); return err },
+	}
+	sentinels := []error{ErrUsage, ErrQuota, ErrUnreachable}
+	for _, sentinel := range append(sentinels, errors.New("disk on fire")) {
+		f.err = fmt.Errorf("do it: %w: twice", sentinel)
+		for name, method := range methods {
+			err := method()
+			if err == nil || err.Error() != f.err.Error() {
+				t.Errorf("%s: got %v, want %v", name, err, f.err)
+			}
+			for _, s := range sentinels {
+				if errors.Is(err, s) != (s == sentinel) {
+					t.Errorf("%s: errors.Is(%v, %v) = %v", name, err, s, errors.Is(err, s))
+				}
+			}
+		}
+	}
+}
+
+// A block that is not the one asked for is refused.
+func TestClientBlockMismatch(t *testing.T) {
+	c, _, _ := serve(t, &fake{block: blockstore.Sum(cid.Raw, []byte("something else"))})
+	_, err := c.Block(t.Context(), blockstore.Sum(cid.Raw, []byte("wanted")).CID(), 0)
+	if !errors.Is(err, blockstore.ErrMismatch) {
+		t.Errorf("got %v, want ErrMismatch", err)
+	}
+}
+
+// waiting is a Service whose Follow goes on until its context ends.
+type waiting struct {
+	fake
+	ended chan struct{} // closed then
+}
+
+func (w *waiting) Follow(ctx context.Context, _ FollowRequest, progress func(Progress)) (FollowResult, error) {
+	defer close(w.ended)
+	progress(Progress{Phase: "fetching"})
+	<-ctx.Done()
+	return FollowResult{}, ctx.Err()
+}
+
+func TestCancel(t *testing.T) {
+	w := &waiting{ended: make(chan struct{})}
+	c, _, _ := serve(t, w)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := c.Follow(ctx, FollowRequest{Wait: true}, func(Progress) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	<-w.ended // the server noticed
+}
+
+func TestShutdown(t *testing.T) {
+	w := &waiting{ended: make(chan struct{})}
+	c, shutdown, _ := serve(t, w)
+	_, err := c.Follow(t.Context(), FollowRequest{Wait: true}, func(Progress) { go shutdown() })
+	if err == nil || err.Error() != errShutdown.Error() {
+		t.Errorf("got %v, want %v", err, errShutdown)
+	}
+	<-w.ended
+	shutdown() // waits for the one that runs
+	if _, err := c.ID(t.Context()); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("after the shutdown: got %v, want ErrNoDaemon", err)
+	}
+}
+
+// dying is a Service whose Follow ends the connection mid-answer, as a daemon
+// that is killed does.
+type dying struct{ fake }
+
+func (*dying) Follow(_ context.Context, _ FollowRequest, progress func(Progress)) (FollowResult, error) {
+	progress(Progress{Phase: "fetching"})
+	panic(http.ErrAbortHandler)
+}
+
+func TestDaemonDies(t *testing.T) {
+	c, _, _ := serve(t, &dying{})
+	_, err := c.Follow(t.Context(), FollowRequest{Wait: true}, nil)
+	if !errors.Is(err, errEnded) {
+		t.Errorf("got %v, want %v", err, errEnded)
+	}
+}
+
+// Requests that no Client makes.
+func TestServerRefuses(t *testing.T) {
+	_, _, path := serve(t, &fake{})
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return dialSocket(path) },
+	}}
+	defer client.CloseIdleConnections()
+	for _, tt := range []struct {
+		name, method, path, contentType, body string
+		status                                int
+		want                                  string
+	}{
+		{"form", "POST", pathAdd, "application/x-www-form-urlencoded", "{}", 400, "content type must be application/json"},
+		{"no content type", "POST", pathAdd, "", "{}", 400, "content type must be application/json"},
+		{"charset", "POST", pathAdd, "application/json; charset=utf-8", "{}", 200, `"result"`},
+		{"empty", "POST", pathAdd, typeJSON, "", 400, "EOF"},
+		{"unknown field", "POST", pathAdd, typeJSON, `{"paht":"/"}`, 400, "paht"},
+		{"two values", "POST", pathAdd, typeJSON, `{} {}`, 400, "more than one"},
+		{"oversized", "POST", pathAdd, typeJSON, `{"path":"` + strings.Repeat("x", maxRequest) + `"}`, 413, "too large"},
+		{"GET", "GET", pathAdd, "", "", 405, ""},
+		{"unknown path", "GET", "/v1/nothing", "", "", 404, ""},
+		{"no CID", "GET", pathBlock + "?cid=x&timeout=1s", "", "", 400, "cid"},
+		{"no timeout", "GET", pathBlock + "?cid=bafkqaaa", "", "", 400, "timeout"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			req, err := http.NewRequest(tt.method, "http://pollux"+tt.path, strings.NewReader(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.contentType != "" {
+				req.Header.Set("Content-Type", tt.contentType)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tt.status || !strings.Contains(string(body), tt.want) {
+				t.Errorf("got %s, %s; want %d with %q", resp.Status, body, tt.status, tt.want)
+			}
+		})
+	}
+}
