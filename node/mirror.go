@@ -8,7 +8,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"pollux/node/api"
 	"pollux/transport/exchange"
 )
 
@@ -110,10 +109,10 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	return n.provide(ctx, keys)
 }
 
-// wait returns when the site is whole, with what it took, or, with an error, when
+// wait returns when m's site is whole, with what it took, or, with an error, when
 // an attempt failed, when nothing has arrived for timeout (unless that is 0) or
 // when ctx ends. The work goes on all the same.
-func (m *mirror) wait(ctx context.Context, timeout time.Duration, show func(exchange.Progress)) (site, exchange.Progress, error) {
+func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show func(exchange.Progress)) (site, exchange.Progress, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var last int
@@ -147,7 +146,7 @@ func (m *mirror) wait(ctx context.Context, timeout time.Duration, show func(exch
 				last, lastNew = p.Blocks, now
 			}
 			if timeout > 0 && now.Sub(lastNew) > timeout {
-				return site{}, p, unreachable(&exchange.UnreachableError{
+				return site{}, p, unreachable(n.online(), &exchange.UnreachableError{
 					CID: m.root, Missing: p.Known - p.Blocks, Waited: timeout,
 					Providers: p.Providers, Asked: p.Asked,
 				})
@@ -155,6 +154,3 @@ func (m *mirror) wait(ctx context.Context, timeout time.Duration, show func(exch
 		}
 	}
 }
-
-// unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
-func unreachable(err error) error { return fmt.Errorf("%w: %w", api.ErrUnreachable, err) }

@@ -82,7 +82,7 @@ func (n *Node) Follow(ctx context.Context, req api.FollowRequest, progress func(
 		m := n.startMirror(target)
 		if req.Wait {
 			var p exchange.Progress
-			s, p, err = m.wait(ctx, req.Timeout, fetching(progress))
+			s, p, err = n.wait(ctx, m, req.Timeout, fetching(progress))
 			if err != nil {
 				if running && ctx.Err() == nil {
 					err = fmt.Errorf("%w; the daemon goes on trying", err)
@@ -178,7 +178,7 @@ func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, p
 	m := n.mirrors[root]
 	n.mu.Unlock()
 	if m != nil {
-		_, p, err := m.wait(ctx, timeout, fetching(progress))
+		_, p, err := n.wait(ctx, m, timeout, fetching(progress))
 		return exchange.Result{Received: p.Received, Peers: p.Peers}, err
 	}
 	net, err := n.network()
@@ -192,9 +192,17 @@ func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, p
 func fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
 	res, err := net.Fetch(ctx, req)
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
-		err = unreachable(err)
+		err = unreachable(net, err)
 	}
 	return res, err
+}
+
+// unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
+func unreachable(net *transport.Network, err error) error {
+	if net != nil && !net.Online() {
+		return fmt.Errorf("%w: %w; no member of the network is reachable yet: check the connection, or name one with --bootstrap", api.ErrUnreachable, err)
+	}
+	return fmt.Errorf("%w: %w", api.ErrUnreachable, err)
 }
 
 // Block implements api.Service.
@@ -318,7 +326,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (api.Peer, error) {
 	case errors.Is(err, transport.ErrBadAddress):
 		return api.Peer{}, fmt.Errorf("%w: %w", api.ErrUsage, err)
 	case err != nil && ctx.Err() == nil:
-		return api.Peer{}, unreachable(err)
+		return api.Peer{}, fmt.Errorf("%w: %w", api.ErrUnreachable, err)
 	}
 	return apiPeer(p), err
 }

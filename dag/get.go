@@ -1,0 +1,39 @@
+package dag
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"pollux/blockstore"
+)
+
+// Getter reads blocks, from a store or over a network. It is used by several
+// goroutines at once. It is never asked for an identity CID, which carries its own
+// bytes, nor for one that fails blockstore.CheckCID.
+type Getter interface {
+	Get(ctx context.Context, c cid.Cid) (blockstore.Block, error)
+}
+
+func isIdentity(c cid.Cid) bool { return c.Prefix().MhType == multihash.IDENTITY }
+
+// load returns the block under c.
+func load(ctx context.Context, get Getter, c cid.Cid) (blockstore.Block, error) {
+	if err := blockstore.CheckCID(c); err != nil {
+		return blockstore.Block{}, fmt.Errorf("link that cannot be verified: %w", err)
+	}
+	if isIdentity(c) {
+		h, err := multihash.Decode(c.Hash())
+		if err != nil {
+			return blockstore.Block{}, err
+		}
+		return blockstore.NewBlock(c, h.Digest)
+	}
+	b, err := get.Get(ctx, c)
+	if err != nil {
+		return blockstore.Block{}, fmt.Errorf("block %s: %w", c, err)
+	}
+	return b, nil
+}

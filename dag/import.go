@@ -1,0 +1,383 @@
+package dag
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"pollux/blockstore"
+)
+
+// BlockWriter takes blocks from one goroutine.
+type BlockWriter interface {
+	// Write stores a block, at the latest with the next Flush. added says that the
+	// store did not hold it before.
+	Write(blockstore.Block) (added bool, err error)
+	Flush() error
+}
+
+// ImportStore is what Import writes to.
+type ImportStore[W BlockWriter] interface {
+	// NewWriter returns a writer for one more goroutine.
+	NewWriter() W
+	// Sync makes durable what was flushed.
+	Sync() error
+}
+
+// ImportOptions says how to import.
+type ImportOptions struct {
+	// Hidden takes in entries whose name starts with a dot, which are left out
+	// otherwise, whatever they are. The path given to Import is always taken in.
+	Hidden bool
+	// Workers is how many files are read and hashed at once. 0 is GOMAXPROCS.
+	Workers int
+	// Progress, if set, is called about ten times a second and at the end, never
+	// twice at once. Its totals are counted by a second walk over the tree.
+	Progress func(Progress)
+}
+
+// ImportResult is what an import made.
+type ImportResult struct {
+	Root     cid.Cid
+	Files    int
+	Dirs     int // the top one included
+	Symlinks int
+	Blocks   int   // written, those included that the store held or that occur twice
+	Bytes    int64 // of file content
+	NewBytes int64 // of blocks that the store did not hold before
+}
+
+// Import stores the file or directory at path as blocks, with the profile
+// unixfs-v1-2025, and returns its root: the CID that "ipfs add -r" gives it under
+// that profile. It returns a root only when everything below it is durable.
+//
+// If path itself is a symlink, what it leads to is imported. Every other symlink is
+// stored as a symlink and never followed; nothing outside the tree is read. Names
+// are kept as they are, byte for byte; empty directories are kept; modes and times are
+// not. A named pipe, socket or device fails the import with ErrSpecialFile, a file
+// that changes while it is read with ErrChanged, and a tree deeper than MaxTreeDepth
+// with ErrTooLarge. Errors name the path, quoted. Blocks that were
+// written before an import failed stay in the store, with no root above them.
+//
+// Memory is bounded by about 1 MiB a worker, what writers buffer, and some 100 bytes
+// for each entry of the directories that are not yet finished.
+func Import[W BlockWriter](ctx context.Context, store ImportStore[W], path string, opts ImportOptions) (ImportResult, error) {
+	newWriter := func() BlockWriter { return store.NewWriter() }
+	res, err := runImport(ctx, unixfsV1, newWriter, path, opts)
+	if err != nil {
+		return ImportResult{}, fmt.Errorf("import: %w", err)
+	}
+	if err := store.Sync(); err != nil {
+		return ImportResult{}, fmt.Errorf("import: %w", err)
+	}
+	return res, nil
+}
+
+// importer is one run of Import. One goroutine walks the tree and hands out its
+// entries; workers turn them into blocks. Whoever finishes the last entry of a
+// directory builds the directory's node, and so on up to the root.
+type importer struct {
+	profile
+	hidden bool
+	open   openDirs
+	jobs   chan job
+	chunks chan chunk
+	done   chan struct{} // closed when root is known
+	root   cid.Cid
+
+	meter    meter
+	dirs     atomic.Int64
+	symlinks atomic.Int64
+	blocks   atomic.Int64
+	newBytes atomic.Int64
+}
+
+// importDir is a directory that is not yet a block.
+type importDir struct {
+	place
+	parent  *importDir // nil for the one that holds the path given to Import
+	slot    int        // its place in parent.entries
+	root    *sharedRoot
+	entries []Link       // sorted by name; without CID and Size until they are blocks
+	missing atomic.Int64 // how many are not
+}
+
+// job is an entry that is no directory, or, with slot -1, an empty directory.
+type job struct {
+	dir  *importDir
+	slot int
+}
+
+func runImport(ctx context.Context, p profile, newWriter func() BlockWriter, path string, opts ImportOptions) (ImportResult, error) {
+	workers := opts.Workers
+	if workers == 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	im := &importer{
+		profile: p,
+		hidden:  opts.Hidden,
+		jobs:    make(chan job, 64), // each may hold a directory open
+		chunks:  make(chan chunk, workers),
+		done:    make(chan struct{}),
+	}
+	defer im.open.closeAll()
+	top, err := im.openTop(path)
+	if err != nil {
+		return ImportResult{}, err
+	}
+
+	stopReport := im.meter.report(opts.Progress)
+	var counting sync.WaitGroup
+	countCtx, stopCount := context.WithCancel(ctx)
+	if opts.Progress != nil {
+		top.root.hold()
+		counting.Go(func() { im.count(countCtx, top.root, top.entries[0].Name) })
+	}
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return im.walk(gctx, top) })
+	for range workers {
+		w := &importWorker{im, gctx, newWriter()}
+		g.Go(w.run)
+	}
+	err = g.Wait()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // not what followed from it, such as a read of a file just closed
+	}
+
+	stopCount()
+	counting.Wait()
+	if err == nil {
+		im.meter.finish()
+	}
+	stopReport()
+	if err != nil {
+		return ImportResult{}, err
+	}
+	return ImportResult{
+		Root:     im.root,
+		Files:    int(im.meter.files.Load()),
+		Dirs:     int(im.dirs.Load()),
+		Symlinks: int(im.symlinks.Load()),
+		Blocks:   int(im.blocks.Load()),
+		Bytes:    im.meter.bytes.Load(),
+		NewBytes: im.newBytes.Load(),
+	}, nil
+}
+
+// openTop opens the directory that holds the path, with the path as its only entry.
+func (im *importer) openTop(path string) (*importDir, error) {
+	path, err := resolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	at := place{name: filepath.Dir(path), depth: -1}
+	root, err := os.OpenRoot(at.name)
+	if err != nil {
+		return nil, at.pathError("", err)
+	}
+	top := &importDir{place: at, root: im.open.add(root), entries: []Link{{Name: filepath.Base(path)}}}
+	top.missing.Store(1)
+	return top, nil
+}
+
+// resolvePath returns path absolute and without symlinks.
+func resolvePath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		at := place{name: path}
+		return "", at.pathError("", err)
+	}
+	return abs, nil
+}
+
+// walk hands out the entries below top.
+func (im *importer) walk(ctx context.Context, top *importDir) error {
+	info, err := top.root.Lstat(top.entries[0].Name)
+	if err != nil {
+		return top.pathError(top.entries[0].Name, err)
+	}
+	if !info.IsDir() {
+		return im.send(ctx, job{top, 0})
+	}
+	stack := []*importDir{top.child(0)}
+	for len(stack) > 0 {
+		d := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if d.depth > MaxTreeDepth {
+			return d.pathError("", ErrTooLarge)
+		}
+		if d.root, err = openDir(d.parent.root, d.name); err != nil {
+			return d.pathError("", err)
+		}
+		found, err := readDir(ctx, d.root.Root, im.hidden)
+		if err != nil {
+			return d.pathError("", err)
+		}
+		im.dirs.Add(1)
+		d.entries = make([]Link, len(found))
+		d.missing.Store(int64(len(found)))
+		for i, e := range found {
+			d.entries[i].Name = e.Name()
+		}
+		if len(found) == 0 {
+			if err := im.send(ctx, job{d, -1}); err != nil {
+				return err
+			}
+		}
+		// Directories last, so that a chain of them need not be held open.
+		for i, e := range found {
+			if e.IsDir() {
+				continue
+			}
+			d.root.hold()
+			if err := im.send(ctx, job{d, i}); err != nil {
+				return err
+			}
+		}
+		for i, e := range slices.Backward(found) {
+			if e.IsDir() {
+				d.root.hold()
+				stack = append(stack, d.child(i))
+			}
+		}
+		d.root.release()
+	}
+	return nil
+}
+
+// child returns the directory that is entry slot of d.
+func (d *importDir) child(slot int) *importDir {
+	return &importDir{
+		place:  place{up: &d.place, name: d.entries[slot].Name, depth: d.depth + 1},
+		parent: d,
+		slot:   slot,
+	}
+}
+
+func (im *importer) send(ctx context.Context, j job) error {
+	select {
+	case im.jobs <- j:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// importWorker turns entries into blocks.
+type importWorker struct {
+	*importer
+	ctx context.Context
+	out BlockWriter
+}
+
+func (w *importWorker) run() error {
+	for {
+		var err error
+		select {
+		case <-w.ctx.Done():
+			return w.ctx.Err()
+		case <-w.done:
+			return w.out.Flush()
+		case j := <-w.jobs:
+			err = w.do(j)
+		case c := <-w.chunks:
+			err = w.putChunk(c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (w *importWorker) put(b blockstore.Block) error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	added, err := w.out.Write(b)
+	if err != nil {
+		return err
+	}
+	w.blocks.Add(1)
+	if added {
+		w.newBytes.Add(int64(len(b.Data())))
+	}
+	return nil
+}
+
+func (w *importWorker) do(j job) error {
+	if j.slot < 0 {
+		return w.finish(j.dir)
+	}
+	l, err := w.putEntry(j.dir, j.dir.entries[j.slot].Name)
+	if err != nil {
+		return err
+	}
+	return w.fill(j.dir, j.slot, l)
+}
+
+// putEntry stores the file or symlink called name in d.
+func (w *importWorker) putEntry(d *importDir, name string) (Link, error) {
+	defer d.root.release()
+	info, err := d.root.Lstat(name)
+	if err != nil {
+		return Link{}, d.pathError(name, err)
+	}
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return w.putFile(d, name, info)
+	case mode&fs.ModeSymlink != 0:
+		target, err := d.root.Readlink(name)
+		if err != nil {
+			return Link{}, d.pathError(name, err)
+		}
+		w.symlinks.Add(1)
+		return putSymlink(target, w.put)
+	case mode.IsDir():
+		return Link{}, d.pathError(name, ErrChanged)
+	default:
+		return Link{}, d.pathError(name, specialFileError(mode))
+	}
+}
+
+// fill enters l as entry slot of d, and finishes d if it was the last.
+func (w *importWorker) fill(d *importDir, slot int, l Link) error {
+	d.entries[slot].CID, d.entries[slot].Size = l.CID, l.Size
+	if d.missing.Add(-1) > 0 {
+		return nil
+	}
+	return w.finish(d)
+}
+
+// finish builds the node of d, all of whose entries are there, and of the
+// directories above that are complete with it.
+func (w *importWorker) finish(d *importDir) error {
+	for d.parent != nil {
+		l, err := w.putDirectory(d.entries, w.put)
+		if err != nil {
+			return fmt.Errorf("%q: %w", d.path(""), err)
+		}
+		d.entries = nil
+		up := d.parent
+		up.entries[d.slot].CID, up.entries[d.slot].Size = l.CID, l.Size
+		if up.missing.Add(-1) > 0 {
+			return nil
+		}
+		d = up
+	}
+	w.root = d.entries[0].CID
+	close(w.done)
+	return nil
+}

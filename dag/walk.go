@@ -1,0 +1,91 @@
+package dag
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+)
+
+const (
+	// MaxDepth is how many links below the root Walk goes. It leaves room for
+	// MaxTreeDepth directories that are all sharded.
+	MaxDepth = 1 << 16
+	// MaxTreeDepth is how many directories below the top one Import and Extract go.
+	MaxTreeDepth = 1 << 12
+	// maxPending bounds the links that a walk has read and not yet followed, and
+	// so the memory that nodes full of links can take, to some 100 MB.
+	maxPending = 1 << 19
+)
+
+// ErrTooLarge reports a DAG that is deeper, or has more links to remember at once,
+// than this package follows.
+var ErrTooLarge = errors.New("DAG exceeds the limits of a walk")
+
+// Walk calls visit with the CID of every block below root, root included, in the
+// canonical order: depth-first, a node before what it links to, links in the order
+// in which they stand, and each CID only where it occurs first. Everybody who walks
+// the same root sees the same sequence.
+//
+// It reads dag-pb nodes only, right after visiting them. Raw blocks are visited and
+// not read: they have no links, so a walk costs one read for each file of more than
+// one chunk and for each directory. Identity CIDs are followed but not visited:
+// they carry their own bytes, and nobody stores or sends them.
+//
+// Walk ends with the first error: of visit, of get, or its own. Those wrap
+// ErrMalformed, ErrCodec, or ErrTooLarge for a DAG more than MaxDepth links deep. Its
+// memory grows by about 150 bytes for each distinct block; who must bound that
+// counts in visit and returns an error.
+func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
+	type pending struct {
+		cid   cid.Cid
+		depth int
+	}
+	seen := make(map[cid.Cid]struct{})
+	stack := []pending{{root, 0}}
+	for len(stack) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		next := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if _, ok := seen[next.cid]; ok {
+			continue
+		}
+		seen[next.cid] = struct{}{}
+
+		if err := blockstore.CheckCID(next.cid); err != nil {
+			return fmt.Errorf("link that cannot be verified: %w", err)
+		}
+		if !isIdentity(next.cid) {
+			if err := visit(next.cid); err != nil {
+				return err
+			}
+		}
+		if next.cid.Type() == cid.Raw {
+			continue
+		}
+		b, err := load(ctx, get, next.cid)
+		if err != nil {
+			return err
+		}
+		links, err := Links(b)
+		if err != nil {
+			return err
+		}
+		if len(links) > 0 && next.depth == MaxDepth {
+			return fmt.Errorf("%s: %w: more than %d links deep", root, ErrTooLarge, MaxDepth)
+		}
+		if len(stack)+len(links) > maxPending {
+			return fmt.Errorf("%s: %w: more than %d links to follow", root, ErrTooLarge, maxPending)
+		}
+		for _, l := range slices.Backward(links) {
+			stack = append(stack, pending{l.CID, next.depth + 1})
+		}
+	}
+	return nil
+}
