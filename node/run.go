@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (n *Node) gatewaySites() []gateway.Site {
 	for _, s := range n.sites.all() {
 		st := n.siteStatus(s)
 		sites = append(sites, gateway.Site{
-			Target: st.Target, Root: s.Root, State: st.State, Bytes: st.Bytes, Missing: int(st.MissingBlocks),
+			Target: cmp.Or(st.Name, st.Target), Root: s.Root, State: st.State, Bytes: st.Bytes, Missing: int(st.MissingBlocks),
 		})
 	}
 	return sites

@@ -12,7 +12,7 @@ var (
 	ErrQuota = errors.New("quota exceeded")
 	// ErrUnreachable reports that no peer was reachable, or that none had what was
 	// asked for, within the timeout.
-	ErrUnreachable = errors.New("nothing reachable")
+	ErrUnreachable = errors.New("not reachable")
 	// ErrNoDaemon reports that no daemon listens on a socket.
 	ErrNoDaemon = errors.New("no daemon is running")
 )

@@ -69,7 +69,7 @@ type Result struct {
 	Peers    int   // peers that sent blocks
 }
 
-// UnreachableError reports a block that no peer had within the time allowed.
+// UnreachableError reports blocks that no peer had within the time allowed.
 type UnreachableError struct {
 	CID       cid.Cid       // one that is missing
 	Missing   int           // blocks known to be missing
@@ -79,12 +79,8 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	what := e.CID.String()
-	if e.Missing > 1 {
-		what = fmt.Sprintf("%s and %d other blocks", what, e.Missing-1)
-	}
-	return fmt.Sprintf("%s could not be fetched: nothing arrived for %v; providers found: %d, peers asked: %d",
-		what, e.Waited, e.Providers, e.Asked)
+	return fmt.Sprintf("nothing arrived for %v; blocks missing: %d, providers found: %d, peers asked: %d",
+		e.Waited, e.Missing, e.Providers, e.Asked)
 }
 
 // arrival is a DATA frame on its way from a session to a worker.
