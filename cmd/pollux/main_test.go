@@ -32,8 +32,9 @@ func TestMain(m *testing.M) {
 //	capture VAR           sets VAR to what the last command printed
 //	daemon NAME ARG…      runs `pollux --repo NAME daemon ARG…` until the script
 //	                      ends and waits until it is ready; sets NAME_peer,
-//	                      NAME_addr and NAME_gateway, and NAME_root if ARG has a
-//	                      directory
+//	                      NAME_addr, NAME_listen (that without the peer),
+//	                      NAME_gateway, NAME_hostport (of that), and NAME_root if
+//	                      ARG has a directory
 //	sigterm NAME          ends that daemon as a service manager does, and checks
 //	                      that it ends well within 5 seconds
 func TestScripts(t *testing.T) {
@@ -151,9 +152,14 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(json.Unmarshal(events["addrs"], &addrs))
 	if len(addrs) > 0 {
 		ts.Setenv(name+"_addr", addrs[0])
+		listen, _, _ := strings.Cut(addrs[0], "/p2p/")
+		ts.Setenv(name+"_listen", listen)
 	}
 	for _, key := range []string{"peer", "gateway", "root"} {
 		ts.Setenv(name+"_"+key, strings.Trim(string(events[key]), `"`))
+	}
+	if _, hostport, ok := strings.Cut(ts.Getenv(name+"_gateway"), "://"); ok {
+		ts.Setenv(name+"_hostport", hostport)
 	}
 }
 

@@ -147,8 +147,28 @@ func (a *app) open(ctx context.Context) (service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return node.Open(ctx, a.repo, cfg, a.logger(cfg))
+	n, err := node.Open(ctx, a.repo, cfg, a.logger(cfg))
+	// A daemon that is starting has the repository a moment before it listens, and
+	// one that is stopping a moment longer.
+	for patience := time.Now().Add(startPatience); errors.Is(err, node.ErrInUse) && time.Now().Before(patience); {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(startPatience / 100):
+		}
+		if client, err := a.dial(); !errors.Is(err, api.ErrNoDaemon) {
+			return client, err
+		}
+		n, err = node.Open(ctx, a.repo, cfg, a.logger(cfg))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
 }
+
+// startPatience is how long a command waits for a daemon to start or stop.
+const startPatience = 5 * time.Second
 
 // isDaemon says whether svc is a daemon and not the node in this process.
 func isDaemon(svc service) bool {
