@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -68,6 +70,15 @@ func parseIdentity(data []byte) (crypto.PrivKey, error) {
 	}
 	if t := key.Type(); t != crypto.Ed25519 {
 		return nil, fmt.Errorf("key type %s, want Ed25519", t)
+	}
+	// The second half is the public key, which follows from the first: a check that
+	// libp2p leaves out. With one flipped bit every handshake would fail.
+	raw, err := key.Raw()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(ed25519.NewKeyFromSeed(raw[:ed25519.SeedSize]), raw) {
+		return nil, errors.New("its halves do not belong together")
 	}
 	return key, nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-datastore"
@@ -53,14 +54,16 @@ var ErrBadAddress = errors.New("not the address of a peer")
 
 // Network is a node's presence among its peers.
 type Network struct {
-	host     *localHost
-	routing  *routing.Routing
-	client   *exchange.Client
-	state    datastore.Batching
-	traffic  *traffic
-	log      *slog.Logger
-	reach    *reachabilityWatch
-	stopping chan struct{}
+	host    *localHost
+	routing *routing.Routing
+	client  *exchange.Client
+	state   datastore.Batching
+	traffic *traffic
+	log     *slog.Logger
+	reach   *reachabilityWatch
+
+	// relays is the routing, once the host, which is older, may ask it for relays.
+	relays atomic.Pointer[routing.Routing]
 }
 
 // Peer describes a connected peer.
@@ -75,7 +78,7 @@ type Peer struct {
 // Start makes the node reachable, serves the store to peers and joins the DHT in
 // the background. The network does not have to be up.
 func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
-	n := &Network{log: cfg.Logger, traffic: &traffic{}, stopping: make(chan struct{})}
+	n := &Network{log: cfg.Logger, traffic: &traffic{}}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -118,7 +121,11 @@ func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
 	n.routing, err = routing.New(ctx, n.host, routing.Config{
 		Network: cfg.Network, Mode: cfg.Mode, Bootstrap: bootstrap, Datastore: n.state, Logger: cfg.Logger,
 	})
-	return n, err
+	if err != nil {
+		return nil, err
+	}
+	n.relays.Store(n.routing)
+	return n, nil
 }
 
 // PeerID returns the peer ID that the key file stands for; see LoadIdentity.
@@ -151,20 +158,18 @@ func parsePeers(addrs []string) ([]peer.AddrInfo, error) {
 	return infos, err
 }
 
-// relayCandidates is asked by the host, which is older than the DHT that knows.
 func (n *Network) relayCandidates(ctx context.Context, count int) <-chan peer.AddrInfo {
-	if n.routing == nil {
-		none := make(chan peer.AddrInfo)
-		close(none)
-		return none
+	if r := n.relays.Load(); r != nil {
+		return r.RelayCandidates(ctx, count)
 	}
-	return n.routing.RelayCandidates(ctx, count)
+	none := make(chan peer.AddrInfo)
+	close(none)
+	return none
 }
 
 // Close leaves the network: transfers end, connections close, and what is still to
 // be announced is kept for the next start.
 func (n *Network) Close() error {
-	close(n.stopping)
 	var errs []error
 	if n.routing != nil {
 		errs = append(errs, n.routing.Close())

@@ -163,7 +163,7 @@ type Stats struct {
 	Keys      int       // keys that are being provided
 	Queued    int       // of them: new ones that wait for their announcement or are in it
 	Regions   int       // parts of the DHT whose records wait to be refreshed or are being refreshed
-	Announced int       // announcements made since the start, a key at each of its turns
+	Announced int       // announcements made since the start; a key counts each time it is announced
 	Failed    int       // announcements since the start that nobody took; they are repeated
 	Next      time.Time // when the next part of the DHT is due; zero if not known
 }
@@ -203,8 +203,9 @@ func (a *announcer) close() error {
 	// Regions need not be done: which of them were refreshed, and when, is on disk.
 	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
 	defer cancel()
-	stats, err := a.Stats(ctx)
-	settled := err == nil && stats.Queued == 0
+	stats, err := a.sweep.Stats(ctx)
+	// A worker may have taken keys from the queue and not have counted them yet.
+	settled := err == nil && stats.Queues.PendingKeyProvides == 0 && stats.Workers.ActiveBurst == 0
 
 	err = errors.Join(a.sweep.Close(), a.keys.Close())
 	if err == nil && settled {
