@@ -39,7 +39,7 @@ const (
 // Each field has one key, which names it in the file (port_mapping), and in
 // capitals in the environment (POLLUX_PORT_MAPPING).
 type Config struct {
-	Listen          []string     // listen: multiaddrs to accept peers on; none: the node only dials
+	Listen          []string     // listen: multiaddrs to accept peers on; empty: port 4801, TCP and QUIC, on all addresses that the machine has
 	Bootstrap       []string     // bootstrap: multiaddrs with /p2p/; empty: those the network usually has; None alone: no one
 	Gateway         string       // gateway: host:port of the HTTP gateway, where the host is an IP address or localhost; or None
 	DHT             DHTMode      // dht
@@ -55,12 +55,6 @@ type Config struct {
 // DefaultConfig returns what holds where a user says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Listen: []string{
-			"/ip4/0.0.0.0/tcp/4801",
-			"/ip6/::/tcp/4801",
-			"/ip4/0.0.0.0/udp/4801/quic-v1",
-			"/ip6/::/udp/4801/quic-v1",
-		},
 		Gateway:     "127.0.0.1:8080",
 		DHT:         DHTAuto,
 		Network:     PublicNetwork,

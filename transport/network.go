@@ -29,7 +29,7 @@ type Config struct {
 	StateDir string
 	// Network is PublicNetwork or the name of a separate one.
 	Network string
-	// Listen are multiaddrs; empty means DefaultListen.
+	// Listen are multiaddrs; empty means those of DefaultListen that the machine has.
 	Listen []string
 	// Bootstrap are multiaddrs with /p2p/ of peers to join through. Nil means the
 	// usual ones of the public network, empty no one.
