@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"time"
@@ -58,7 +59,10 @@ func (a *app) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := a.extract(ctx, blocks{svc, timeout}, root, dest)
+			if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
+				return err
+			}
+			res, err := a.extract(ctx, blocks{svc, timeout}, root, dest, fetched.Bytes)
 			switch {
 			case errors.Is(err, fs.ErrExist):
 				return fmt.Errorf("%w; choose another place with -o", err)
@@ -78,14 +82,15 @@ func (a *app) getCommand() *cobra.Command {
 	return cmd
 }
 
-// extract writes the tree below root to dest, and shows progress.
-func (a *app) extract(ctx context.Context, get dag.Getter, root cid.Cid, dest string) (dag.ExtractResult, error) {
+// extract writes the tree below root to dest, and shows progress. total is about
+// how many bytes that is.
+func (a *app) extract(ctx context.Context, get dag.Getter, root cid.Cid, dest string, total int64) (dag.ExtractResult, error) {
 	show, done := a.progress()
 	defer done()
 	var opts dag.ExtractOptions
 	if show != nil {
 		opts.Progress = func(p dag.Progress) {
-			show(api.Progress{Phase: "writing", Bytes: p.Bytes, TotalBytes: p.TotalBytes, Files: p.Files})
+			show(api.Progress{Phase: "writing", Bytes: p.Bytes, TotalBytes: max(total, p.TotalBytes), Files: p.Files})
 		}
 	}
 	return dag.Extract(ctx, get, root, dest, opts)

@@ -310,7 +310,7 @@ func TestHostile(t *testing.T) {
 	}
 	bomb := func() []byte {
 		enc, _ := zstd.NewWriter(nil)
-		return enc.EncodeAll(make([]byte, 1<<30), nil)
+		return enc.EncodeAll(make([]byte, 64<<20), nil)
 	}()
 	hello := appendFrame(nil, frameHello)
 	tests := map[string]struct {
