@@ -63,6 +63,15 @@ func (x *index) add(k key, e entry) bool {
 	return true
 }
 
+// remove forgets k in a live index.
+func (x *index) remove(k key) {
+	if e, ok := x.live[k]; ok {
+		delete(x.live, k)
+		x.count--
+		x.rawBytes -= int64(e.raw)
+	}
+}
+
 func (x *index) find(k key) (entry, bool) {
 	if x.sealed == nil {
 		e, ok := x.live[k]

@@ -47,7 +47,10 @@ type Store struct {
 	mu     sync.RWMutex // guards the fields below, and every pack's index
 	packs  []*pack      // by number; only the last may be active
 	active *pack        // the pack being written, nil before the first write
-	closed bool
+	// damaged are blocks whose record could not be read back. They count as not
+	// held, so that they are fetched and stored again.
+	damaged map[key]struct{}
+	closed  bool
 
 	appended atomic.Uint64 // number of batches in the active pack and before
 
@@ -76,6 +79,7 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		dir: dir, log: log, encoder: encoder, decoder: decoder, cache: newCache(cacheSize),
 		maxPackSize: maxPackSize, maxPackRecords: maxPackRecords,
+		damaged: make(map[key]struct{}),
 	}
 	s.syncEnd = sync.NewCond(&s.syncMu)
 	if err := s.load(); err != nil {
@@ -143,8 +147,12 @@ func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
 }
 
-// find returns the newest pack that holds k. The caller holds mu.
+// find returns the newest pack that holds k: an older one may have a damaged
+// record that was replaced. The caller holds mu.
 func (s *Store) find(k key) (*pack, entry, bool) {
+	if _, bad := s.damaged[k]; bad {
+		return nil, entry{}, false
+	}
 	for _, p := range slices.Backward(s.packs) {
 		if e, ok := p.index.find(k); ok {
 			return p, e, true
@@ -190,7 +198,8 @@ func (s *Store) Size(c cid.Cid) (int, error) {
 }
 
 // Get reads a block and verifies it. The error wraps ErrNotFound if the store
-// does not hold it, and ErrCorrupt if the disk gave back something else.
+// does not hold it, and ErrCorrupt if the disk gave back something else: from then
+// on the store does not hold it, until it is stored again.
 func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 	if err := ctx.Err(); err != nil {
 		return Block{}, err
@@ -220,7 +229,12 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 			return b, nil
 		}
 	}
-	return Block{}, fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, err)
+	s.mu.Lock()
+	s.damaged[keyOf(c.Hash())] = struct{}{}
+	s.mu.Unlock()
+	err = fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, err)
+	s.log.Error("block is damaged on disk", "err", err)
+	return Block{}, err
 }
 
 func isIdentity(c cid.Cid) bool {
@@ -272,6 +286,10 @@ func (s *Store) append(batch []byte, keys []key, entries []entry) error {
 	for i, k := range keys {
 		e := entries[i]
 		e.offset += uint32(p.size)
+		if _, bad := s.damaged[k]; bad {
+			delete(s.damaged, k)
+			p.index.remove(k)
+		}
 		p.index.add(k, e)
 	}
 	p.size += int64(len(batch))

@@ -317,7 +317,8 @@ func TestFlippedBit(t *testing.T) {
 }
 
 // TestChangedUnderneath flips a byte while the store is open: the read says
-// that the block is damaged, not that it is missing.
+// that the block is damaged, not that it is missing, and the block can be stored
+// again.
 func TestChangedUnderneath(t *testing.T) {
 	path := t.TempDir()
 	s := openDir(t, path)
@@ -336,6 +337,16 @@ func TestChangedUnderneath(t *testing.T) {
 	if _, err := s.Get(context.Background(), b.CID()); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Get = %v, want ErrCorrupt", err)
 	}
+	if ok, err := s.Has(b.CID()); ok || err != nil {
+		t.Errorf("Has(damaged block) = %v, %v", ok, err)
+	}
+	// Storing it again heals it, for the next start too.
+	if err := s.Put(b); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, s, []Block{b})
+	s.Close()
+	wantAll(t, openDir(t, path), []Block{b})
 }
 
 func TestNewerFormat(t *testing.T) {

@@ -2,19 +2,16 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
-	"pollux/blockstore"
 	"pollux/dag"
 )
 
 // measure walks a site that is held whole. It returns what to record of it, and
-// the keys to announce it by. The error wraps blockstore.ErrNotFound if a block is
-// missing.
+// the keys to announce it by. See isMissing for the error if it is not whole.
 func (n *Node) measure(ctx context.Context, root cid.Cid) (site, []multihash.Multihash, error) {
 	s := site{Root: root, Whole: true}
 	keys := []multihash.Multihash{}
@@ -79,69 +76,70 @@ func (n *Node) provide(ctx context.Context, keys []multihash.Multihash) error {
 	if net == nil {
 		return nil
 	}
+	n.announcing.Lock()
+	defer n.announcing.Unlock()
 	if err := net.Provide(ctx, keys...); err != nil {
 		return fmt.Errorf("announce: %w", err)
 	}
 	return nil
 }
 
-// retract ends the announcing of the keys of a site that is no longer kept, but
-// for those that other sites have too.
-func (n *Node) retract(ctx context.Context, gone site) error {
+// reannounce makes what is announced the keys of all sites that are whole, and
+// no others. Keys that are announced already cost a look-up. It returns the sites
+// that turn out not to be whole.
+func (n *Node) reannounce(ctx context.Context) (broken []site, err error) {
 	net := n.online()
-	if net == nil || !gone.Whole {
-		return nil
+	if net == nil {
+		return nil, nil
 	}
-	_, keys, err := n.measure(ctx, gone.Root)
-	if err != nil {
-		return err
-	}
-	keep := make(map[string]struct{})
+	// A site that is put on the list meanwhile announces its keys after this.
+	n.announcing.Lock()
+	defer n.announcing.Unlock()
+	wanted := make(map[string]struct{})
 	for _, s := range n.sites.all() {
 		if !s.Whole {
 			continue
 		}
 		_, keys, err := n.measure(ctx, s.Root)
+		if isMissing(err) {
+			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
+			broken = append(broken, s)
+			continue
+		}
 		if err != nil {
-			return err
+			return nil, err
+		}
+		if err := net.Provide(ctx, keys...); err != nil {
+			return nil, fmt.Errorf("announce: %w", err)
 		}
 		for _, k := range keys {
-			keep[string(k)] = struct{}{}
+			wanted[string(k)] = struct{}{}
 		}
 	}
-	var stop []multihash.Multihash
-	for _, k := range keys {
-		if _, ok := keep[string(k)]; !ok {
-			stop = append(stop, k)
-		}
-	}
-	return net.StopProviding(ctx, stop...)
+	err = net.Retain(ctx, func(k multihash.Multihash) bool {
+		_, ok := wanted[string(k)]
+		return ok
+	})
+	return broken, err
 }
 
 // resume takes up every site after a start: those that are whole are announced,
-// which is cheap for keys that are known already, and the others fetched.
+// and what is missing of the others is fetched.
 func (n *Node) resume(ctx context.Context) {
 	for _, s := range n.sites.all() {
 		if !s.Whole {
 			n.startMirror(s.Root)
-			continue
 		}
-		_, keys, err := n.measure(ctx, s.Root)
-		if err == nil {
-			err = n.provide(ctx, keys)
+	}
+	broken, err := n.reannounce(ctx)
+	if err != nil && ctx.Err() == nil {
+		n.log.Error("cannot announce the sites", "err", err)
+	}
+	for _, s := range broken {
+		s.Whole = false
+		if err := n.sites.put(s); err != nil {
+			n.log.Error("cannot note that a site is no longer whole", "root", s.Root, "err", err)
 		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, blockstore.ErrNotFound):
-			n.log.Warn("a site is no longer whole, fetching what is missing", "root", s.Root, "err", err)
-			s.Whole = false
-			if err := n.sites.put(s); err != nil {
-				n.log.Error("cannot note that a site is no longer whole", "root", s.Root, "err", err)
-			}
-			n.startMirror(s.Root)
-		case err != nil:
-			n.log.Error("cannot announce a site", "root", s.Root, "err", err)
-		}
+		n.startMirror(s.Root)
 	}
 }

@@ -44,6 +44,8 @@ type Node struct {
 	work    sync.WaitGroup // background work
 	lookups singleflight.Group
 
+	announcing sync.Mutex // held while the announced keys are changed; before mu
+
 	mu      sync.Mutex // guards the fields below
 	net     *transport.Network
 	running bool // Run is at work

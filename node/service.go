@@ -125,8 +125,7 @@ func (n *Node) Unfollow(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
-	s, ok := n.sites.find(root)
-	if !ok {
+	if _, ok := n.sites.find(root); !ok {
 		return fmt.Errorf("%w: %s is not followed; see `pollux status`", api.ErrUsage, root)
 	}
 	n.mu.Lock()
@@ -139,7 +138,10 @@ func (n *Node) Unfollow(ctx context.Context, target string) error {
 	if _, err := n.sites.remove(root); err != nil {
 		return err
 	}
-	n.background("retract", root, func(ctx context.Context) error { return n.retract(ctx, s) })
+	n.background("announce", root, func(ctx context.Context) error {
+		_, err := n.reannounce(ctx)
+		return err
+	})
 	return nil
 }
 
@@ -156,7 +158,7 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 	}
 	res := api.FetchResult{CID: entry.CID.String(), Root: target.Root.String()}
 	s, _, err := n.measure(ctx, entry.CID)
-	if errors.Is(err, blockstore.ErrNotFound) {
+	if isMissing(err) {
 		var got exchange.Result
 		if got, err = n.fetch(ctx, entry.CID, req.Timeout, progress); err != nil {
 			return api.FetchResult{}, err
@@ -208,7 +210,7 @@ func unreachable(net *transport.Network, err error) error {
 // Block implements api.Service.
 func (n *Node) Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error) {
 	b, err := n.store.Get(ctx, c)
-	if !errors.Is(err, blockstore.ErrNotFound) {
+	if !isMissing(err) {
 		return b, err
 	}
 	// Those who want the same block at the same time share one search for it,
@@ -230,6 +232,11 @@ func (n *Node) Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blo
 		}
 		return n.store.Get(ctx, c)
 	}
+}
+
+// isMissing says whether err is about a block that has to come from elsewhere.
+func isMissing(err error) bool {
+	return errors.Is(err, blockstore.ErrNotFound) || errors.Is(err, blockstore.ErrCorrupt)
 }
 
 // getter reads blocks from the store or else from the network.

@@ -220,15 +220,15 @@ func (n *Network) Fetch(ctx context.Context, req exchange.Request) (exchange.Res
 	return n.client.Fetch(ctx, req, n.candidates(ctx, req.Root))
 }
 
-// Provide announces this node as a provider, now and until StopProviding, across
+// Provide announces this node as a provider, now and until Retain, across
 // restarts. See routing.Routing.
 func (n *Network) Provide(ctx context.Context, keys ...multihash.Multihash) error {
 	return n.routing.Provide(ctx, keys...)
 }
 
-// StopProviding ends the announcing of keys.
-func (n *Network) StopProviding(ctx context.Context, keys ...multihash.Multihash) error {
-	return n.routing.StopProviding(ctx, keys...)
+// Retain ends the announcing of all keys that keep does not want.
+func (n *Network) Retain(ctx context.Context, keep func(multihash.Multihash) bool) error {
+	return n.routing.Retain(ctx, keep)
 }
 
 // Announced tells how far announcing has come.

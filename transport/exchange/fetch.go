@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -411,6 +412,10 @@ func (f *Fetch) expand(links []dag.Link) error {
 			continue
 		}
 		b, err := f.client.store.Get(context.Background(), l.CID)
+		if errors.Is(err, blockstore.ErrCorrupt) {
+			f.want(l)
+			continue
+		}
 		if err != nil {
 			return err
 		}

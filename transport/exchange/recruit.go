@@ -122,7 +122,7 @@ var errBanned = errors.New("sent a bad block within the last hour")
 
 // use runs a session on st.
 func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) error {
-	s := &session{fetch: f, peer: p, stream: st, window: minWindow, last: time.Now()}
+	s := &session{fetch: f, peer: p, stream: st, window: minWindow}
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
 	f.mu.Unlock()

@@ -128,7 +128,8 @@ func (s *Server) serve(st deadliner) error {
 }
 
 // answer sends the frames that cover cids. A block that cannot be read, for
-// whatever reason, is a MISS: the peer will find it elsewhere.
+// whatever reason, is a MISS: the peer will find it elsewhere. Nothing is logged of
+// it, since a peer could fill the log; the store reports damage itself.
 func (s *Server) answer(st deadliner, cids []cid.Cid) error {
 	var batch []blockstore.Block
 	bytes, missing := 0, 0
@@ -147,9 +148,6 @@ func (s *Server) answer(st deadliner, cids []cid.Cid) error {
 	}
 	for _, c := range cids {
 		b, err := s.store.Get(context.Background(), c)
-		if err != nil && !errors.Is(err, blockstore.ErrNotFound) {
-			s.log.Warn("cannot read a block that a peer wants", "cid", c, "err", err)
-		}
 		found := err == nil
 		if found == (missing > 0) || len(batch) > 0 && bytes+len(b.Data()) > batchBytes {
 			if err := flush(); err != nil {

@@ -21,14 +21,17 @@ const (
 	maxWindow = 8 << 20
 
 	// stallAfter, or four round trips if they take longer, without a byte
-	// makes a session's wants available to the others; dropAfter ends it.
+	// makes a session's wants available to the others. The session ends when
+	// less than minBytes have come in dropAfter while it owes something: the
+	// slowest links that people use bring ten times as much.
 	stallAfter = time.Second
 	dropAfter  = 15 * time.Second
+	minBytes   = 8 << 10
 )
 
 var (
 	errMiss    = errors.New("holds nothing more of it")
-	errStalled = fmt.Errorf("nothing arrived for %v", dropAfter)
+	errStalled = fmt.Errorf("less than %d bytes arrived in %v", minBytes, dropAfter)
 )
 
 // session is one provider's part in a Fetch.
@@ -45,11 +48,17 @@ type session struct {
 	window   int
 	missed   bool // answered MISS at least once
 	stalled  bool
-	last     time.Time // when the last frame came, or the first want went out
-	err      error     // why the session ended; set once
+	err      error // why the session ended; set once
 
 	rateStart time.Time // of the rate sample under way
 	rateBytes int
+
+	handing   bool         // the workers keep it from reading
+	received  atomic.Int64 // bytes read; not guarded
+	seen      int64        // of them at the last check
+	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
+	dropStart time.Time    // of the time in which minBytes are due
+	dropSeen  int64        // bytes read at dropStart
 }
 
 // end ends the session for the given reason; what it owes goes back to the pool.
@@ -142,8 +151,9 @@ func (s *session) next() ([]*want, error) {
 		case s.owedSize < s.window && !s.stalled && !f.nearerWaits(s):
 			if batch := f.pool.take(s, s.window-s.owedSize); len(batch) > 0 {
 				if len(s.owed) == 0 {
-					s.last = time.Now()
-					s.rateStart, s.rateBytes = s.last, 0
+					now := time.Now()
+					s.rateStart, s.rateBytes = now, 0
+					s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 				}
 				for _, w := range batch {
 					s.owed = append(s.owed, w)
@@ -183,7 +193,7 @@ func (s *session) idle() bool {
 // read takes in frames until the stream ends.
 func (s *session) read(opened time.Time) error {
 	f := s.fetch
-	r := bufio.NewReaderSize(countingReader{s.stream, &f.received}, 64<<10)
+	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.received, &s.received}}, 64<<10)
 	for first := true; ; first = false {
 		t, body, err := readFrame(r, maxFrame)
 		if err != nil {
@@ -214,15 +224,32 @@ func (s *session) read(opened time.Time) error {
 			if err != nil {
 				return err
 			}
-			select {
-			case f.arrivals <- arrival{s, wants, d}:
-			case <-f.end:
-				return errFinished
+			if err := s.hand(arrival{s, wants, d}); err != nil {
+				return err
 			}
 		default:
 			return violation("unexpected frame of type %d", t)
 		}
 	}
+}
+
+// hand gives a to the workers. While they are busy nothing is read, for which the
+// peer is not to blame.
+func (s *session) hand(a arrival) error {
+	s.setHanding(true)
+	defer s.setHanding(false)
+	select {
+	case s.fetch.arrivals <- a:
+		return nil
+	case <-s.fetch.end:
+		return errFinished
+	}
+}
+
+func (s *session) setHanding(on bool) {
+	s.fetch.mu.Lock()
+	defer s.fetch.mu.Unlock()
+	s.handing = on
 }
 
 // arrived takes the oldest n wants off what is owed, and adapts the window.
@@ -235,7 +262,8 @@ func (s *session) arrived(n, bytes int) ([]*want, error) {
 		return nil, err
 	}
 	s.rateBytes += bytes
-	if took := s.last.Sub(s.rateStart); took > max(s.rtt, 50*time.Millisecond) {
+	now := time.Now()
+	if took := now.Sub(s.rateStart); took > max(s.rtt, 50*time.Millisecond) {
 		// What arrives in a round trip and a quarter, and in 20 ms for the
 		// other side's scheduling, keeps the path full. Asking for a quarter
 		// more than arrived lets the window grow while the path has room.
@@ -245,7 +273,7 @@ func (s *session) arrived(n, bytes int) ([]*want, error) {
 		if window > 0.6*float64(s.window) {
 			s.window = min(s.window*2, maxWindow)
 		}
-		s.rateStart, s.rateBytes = s.last, 0
+		s.rateStart, s.rateBytes = now, 0
 	}
 	f.changed.Broadcast()
 	return wants, nil
@@ -281,8 +309,6 @@ func (s *session) pop(n int) ([]*want, error) {
 	for _, w := range wants {
 		s.owedSize -= w.size
 	}
-	s.last = time.Now()
-	s.stalled = false
 	return wants, nil
 }
 
@@ -291,11 +317,25 @@ func (s *session) check(now time.Time) {
 	if s.err != nil || len(s.owed) == 0 {
 		return
 	}
-	quiet := now.Sub(s.last)
-	switch {
-	case quiet > dropAfter:
-		s.end(errStalled)
-	case !s.stalled && quiet > max(stallAfter, 4*s.rtt):
+	if s.handing {
+		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
+		return
+	}
+	if n := s.received.Load(); n != s.seen {
+		s.seen, s.lastByte = n, now
+		if s.stalled {
+			s.stalled = false
+			s.fetch.changed.Broadcast()
+		}
+	}
+	if now.Sub(s.dropStart) > dropAfter {
+		if s.seen-s.dropSeen < minBytes {
+			s.end(errStalled)
+			return
+		}
+		s.dropStart, s.dropSeen = now, s.seen
+	}
+	if !s.stalled && now.Sub(s.lastByte) > max(stallAfter, 4*s.rtt) {
 		s.stalled = true
 		s.release()
 		s.fetch.changed.Broadcast()
@@ -304,11 +344,13 @@ func (s *session) check(now time.Time) {
 
 type countingReader struct {
 	io.Reader
-	count *atomic.Int64
+	counts []*atomic.Int64
 }
 
 func (r countingReader) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
-	r.count.Add(int64(n))
+	for _, c := range r.counts {
+		c.Add(int64(n))
+	}
 	return n, err
 }

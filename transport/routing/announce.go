@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
+	"github.com/ipfs/go-libdht/kad/key/bitstr"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/provider"
 	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
@@ -153,6 +154,23 @@ func (a *announcer) StopProviding(ctx context.Context, keys ...multihash.Multiha
 		}
 		if err := a.sweep.StopProviding(batch...); err != nil {
 			return fmt.Errorf("stop providing: %w", err)
+		}
+	}
+	return nil
+}
+
+// Retain ends the announcing of every key that keep does not want, durably. Keys
+// that are added at the same time may or may not be asked about.
+func (a *announcer) Retain(ctx context.Context, keep func(multihash.Multihash) bool) error {
+	// One part of the key space after another, so that not all keys are in memory
+	// at once.
+	for i := range 256 {
+		keys, err := a.keys.Get(ctx, bitstr.Key(fmt.Sprintf("%08b", i)))
+		if err != nil {
+			return fmt.Errorf("announced keys: %w", err)
+		}
+		if err := a.StopProviding(ctx, slices.DeleteFunc(keys, keep)...); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multihash"
 )
 
 // A node that is alone takes keys, and announces them when it meets a peer.
@@ -28,6 +29,32 @@ func TestProvideBeforeNetwork(t *testing.T) {
 	}
 	wantStats(t, a, "keys announced", func(s Stats) bool { return s.Announced >= 100 })
 	wantFound(t, c, a.host.ID(), keys[:5])
+}
+
+// Keys that are not retained are announced no more, after a restart neither.
+func TestRetain(t *testing.T) {
+	a := startNode(t, nodeConfig{})
+	keys := testKeys(t, "retain", 300)
+	if err := a.Provide(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	kept := make(map[string]bool)
+	for _, k := range keys[:100] {
+		kept[string(k)] = true
+	}
+	if err := a.Retain(t.Context(), func(k multihash.Multihash) bool { return kept[string(k)] }); err != nil {
+		t.Fatal(err)
+	}
+	wantStats(t, a, "the others dropped", func(s Stats) bool { return s.Keys == 100 })
+	for _, k := range keys {
+		found, err := a.keys.Put(t.Context(), k) // returns what was not there
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was := len(found) == 0; was != kept[string(k)] {
+			t.Fatalf("key kept: %v, want %v", was, kept[string(k)])
+		}
+	}
 }
 
 // The lookup by which the provider finds out whether it is online waits while it
