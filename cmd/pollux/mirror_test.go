@@ -22,7 +22,7 @@ import (
 
 // machine is one node of a test: a repository, and the daemon on it while it runs.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	repo string
 	cmd  *exec.Cmd
@@ -37,7 +37,7 @@ type ready struct {
 	Gateway string
 }
 
-func newMachine(t *testing.T, name string) *machine {
+func newMachine(t testing.TB, name string) *machine {
 	return &machine{t: t, name: name, repo: filepath.Join(t.TempDir(), name)}
 }
 

@@ -97,6 +97,7 @@ type Fetch struct {
 	request  Request
 	arrivals chan arrival
 	end      chan struct{} // closed when finished or failed
+	needed   chan struct{} // closed when something has to come from peers
 	received atomic.Int64
 
 	mu        sync.Mutex
@@ -144,6 +145,7 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 		client: c, request: req,
 		arrivals:  make(chan arrival, 4),
 		end:       make(chan struct{}),
+		needed:    make(chan struct{}),
 		pool:      newPool(),
 		wants:     make(map[*want]struct{}),
 		sessions:  make(map[*session]struct{}),
@@ -179,7 +181,13 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 			f.fail(err)
 		}
 	})
-	peers.Go(func() { f.recruit(ctx, candidates, &peers) })
+	peers.Go(func() {
+		select {
+		case <-f.end:
+		case <-f.needed:
+			f.recruit(ctx, candidates, &peers)
+		}
+	})
 	f.watch()
 	cancel()
 	peers.Wait()
@@ -451,7 +459,15 @@ func (f *Fetch) want(l dag.Link) {
 	w := newWant(l)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	select {
+	case <-f.needed:
+	default:
+		close(f.needed)
+	}
 	f.open++
 	f.wants[w] = struct{}{}
 	f.pool.put(w)
+	if len(f.pool.nodes)+len(f.pool.rest) == 1 {
+		f.changed.Broadcast() // else those who wait for wants are on their way
+	}
 }
