@@ -11,6 +11,8 @@ const (
 	// cacheSize bounds the bytes of verified blocks kept in memory. It serves
 	// the directories and front pages that readers ask for again and again.
 	cacheSize = 16 << 20
+	// entryCost is about what the cache itself takes for each block.
+	entryCost = 256
 	// Larger blocks are chunks of big files: read once, in order.
 	maxCached = 128 << 10
 )
@@ -25,8 +27,8 @@ type cache struct {
 
 func newCache(limit int) *cache {
 	c := &cache{limit: limit}
-	// Only the sum of lengths bounds the cache; the count cannot be reached.
-	c.lru, _ = simplelru.NewLRU(1<<30, func(_ string, data []byte) { c.bytes -= len(data) })
+	// Only the sum of sizes bounds the cache; the count cannot be reached.
+	c.lru, _ = simplelru.NewLRU(1<<30, func(_ string, data []byte) { c.bytes -= entryCost + len(data) })
 	return c
 }
 
@@ -46,7 +48,7 @@ func (c *cache) add(mh multihash.Multihash, data []byte) {
 		return
 	}
 	c.lru.Add(string(mh), data)
-	for c.bytes += len(data); c.bytes > c.limit; {
+	for c.bytes += entryCost + len(data); c.bytes > c.limit; {
 		c.lru.RemoveOldest()
 	}
 }

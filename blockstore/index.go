@@ -52,24 +52,16 @@ type index struct {
 
 func newIndex() index { return index{live: make(map[key]entry)} }
 
-// add records e under k unless k is there already, and says whether it did.
-func (x *index) add(k key, e entry) bool {
-	if _, ok := x.live[k]; ok {
-		return false
+// add records e under k in a live index. The last record of a block counts: where
+// there are two, the first may be damaged.
+func (x *index) add(k key, e entry) {
+	if old, ok := x.live[k]; ok {
+		x.count--
+		x.rawBytes -= int64(old.raw)
 	}
 	x.live[k] = e
 	x.count++
 	x.rawBytes += int64(e.raw)
-	return true
-}
-
-// remove forgets k in a live index.
-func (x *index) remove(k key) {
-	if e, ok := x.live[k]; ok {
-		delete(x.live, k)
-		x.count--
-		x.rawBytes -= int64(e.raw)
-	}
 }
 
 func (x *index) find(k key) (entry, bool) {

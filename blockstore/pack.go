@@ -97,8 +97,8 @@ func packHeadCRC(head []byte) uint32 {
 
 // openPack opens a pack with its index; where the index is missing or unusable,
 // it is rebuilt in memory from the records (and p.index stays live). damage
-// counts the runs of bytes that hold no sound record.
-func openPack(dir FS, number uint32) (p *pack, damage int, err error) {
+// counts the runs of bytes that hold no sound record. verify is as for replay.
+func openPack(dir FS, number uint32, verify func(record []byte) bool) (p *pack, damage int, err error) {
 	f, err := dir.Open(packName(number))
 	if err != nil {
 		return nil, 0, err
@@ -130,7 +130,7 @@ func openPack(dir FS, number uint32) (p *pack, damage int, err error) {
 	default:
 		damage++ // the records behind a damaged head are still good
 	}
-	n, err := p.replay(size)
+	n, err := p.replay(size, verify)
 	return p, damage + n, err
 }
 
@@ -146,8 +146,10 @@ func loadIndex(dir FS, p *pack, size int64) (index, error) {
 // replay rebuilds p.index from the records and sets p.size to the end of the
 // last sound one. It returns how many runs of other bytes lie before that end.
 // Payloads are checked against their CRC, so that a record torn by a crash, or
-// one whose tail never reached the disk, does not count.
-func (p *pack) replay(size int64) (damage int, err error) {
+// one whose tail never reached the disk, does not count. A record that was found
+// behind damage may be part of a block that was made to look like one; there verify
+// has to say whether its bytes match its multihash.
+func (p *pack) replay(size int64, verify func(record []byte) bool) (damage int, err error) {
 	const window = 8 << 20 // holds the largest record several times over
 	p.index, p.size = newIndex(), packHeader
 	buf := make([]byte, 0, min(window, max(size, 1)))
@@ -173,7 +175,7 @@ func (p *pack) replay(size int64) (damage int, err error) {
 			return damage, nil
 		}
 		h, ok := soundRecord(buf[pos:])
-		if !ok {
+		if !ok || skipping && !verify(buf[pos:pos+h.size()]) {
 			skipping = true
 			next := bytes.Index(buf[pos+1:], []byte(recordMagic))
 			if next < 0 {
@@ -204,13 +206,15 @@ func soundRecord(b []byte) (header, bool) {
 	return h, crc32.Checksum(payload, castagnoli) == h.payloadCRC
 }
 
-// seal ends writing to p: the records become durable, the index is written
-// beside them and takes the place of the live one. A crash between any two steps
-// leaves a pack whose index is rebuilt at the next start.
-func (p *pack) seal(dir FS) error {
-	if err := errors.Join(p.file.Truncate(p.size), p.file.Sync()); err != nil {
-		return err
-	}
+// finish cuts off what lies behind the last sound record and makes the rest durable.
+func (p *pack) finish() error {
+	return errors.Join(p.file.Truncate(p.size), p.file.Sync())
+}
+
+// writeIndex writes the index of a finished pack to a file, which takes the place of
+// the live one. A crash between any two steps leaves a pack whose index is rebuilt
+// at the next start.
+func (p *pack) writeIndex(dir FS) error {
 	name := indexName(p.number)
 	if err := dir.Remove(name + tempSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

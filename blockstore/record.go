@@ -30,7 +30,7 @@ import (
 const (
 	recordMagic   = "PXR\x01"
 	recordHeader  = 24
-	maxHashLength = 128
+	maxHashLength = 255 // that fits; CheckCID allows digests of 128 bytes
 
 	plain    = 0
 	zstdData = 1

@@ -27,6 +27,10 @@ var (
 	ErrClosed = errors.New("block store is closed")
 )
 
+// syncEvery is how many bytes of records are written between two syncs that
+// nobody asked for.
+const syncEvery = 16 << 20
+
 // Store holds blocks in the packs of one directory. Its methods may be called
 // from any number of goroutines. Exactly one Store may use a directory at a time,
 // which is for the caller to ensure.
@@ -40,13 +44,15 @@ type Store struct {
 	maxPackSize    int64 // the constants, but for tests
 	maxPackRecords int
 
-	// appendMu serialises writing to the active pack and replacing it. It is
-	// taken before mu.
-	appendMu sync.Mutex
+	// appendMu serialises writing to the active pack and replacing it, and guards
+	// unsynced. It is taken before mu.
+	appendMu   sync.Mutex
+	unsynced   int            // bytes appended since the last background sync began
+	background sync.WaitGroup // background syncs
 
 	mu     sync.RWMutex // guards the fields below, and every pack's index
 	packs  []*pack      // by number; only the last may be active
-	active *pack        // the pack being written, nil before the first write
+	active *pack        // the pack being written; nil before the first write, and after a seal
 	// damaged are blocks whose record could not be read back. They count as not
 	// held, so that they are fetched and stored again.
 	damaged map[key]struct{}
@@ -101,7 +107,7 @@ func (s *Store) load() error {
 	}
 	slices.Sort(numbers)
 	for _, n := range numbers {
-		p, damage, err := openPack(s.dir, n)
+		p, damage, err := openPack(s.dir, n, s.isSound)
 		if err != nil {
 			return fmt.Errorf("open pack: %w", err)
 		}
@@ -131,20 +137,40 @@ func (s *Store) recover(p *pack, last bool) error {
 		return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)))
 	case p.id == packID{}:
 		return nil // no sound head to tie an index to: replayed at each start
-	case !last || s.full(p):
-		return p.seal(s.dir)
 	}
 	// The crash that left the pack unsealed may have left records in the page
 	// cache only. They are taken for durable from here on.
-	if err := errors.Join(p.file.Truncate(p.size), p.file.Sync()); err != nil {
+	if err := p.finish(); err != nil {
 		return err
 	}
-	s.active = p
+	if last && !s.full(p) {
+		s.active = p
+		return nil
+	}
+	if err := p.writeIndex(s.dir); err != nil {
+		// The pack is replayed at the next start too. That is better than not to
+		// start, on a full disk for instance.
+		s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
+	}
 	return nil
 }
 
 func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
+}
+
+// isSound says whether a record's bytes match its multihash.
+func (s *Store) isSound(record []byte) bool {
+	h, err := parseHeader(record)
+	if err != nil {
+		return false
+	}
+	data, err := s.decodeRecord(record)
+	if err != nil {
+		return false
+	}
+	_, err = NewBlock(cid.NewCidV1(cid.Raw, h.mh), data)
+	return err == nil
 }
 
 // find returns the newest pack that holds k: an older one may have a damaged
@@ -275,7 +301,7 @@ func (s *Store) append(batch []byte, keys []key, entries []entry) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	p, err := s.room(len(batch))
+	p, err := s.room()
 	if err != nil {
 		return err
 	}
@@ -283,34 +309,45 @@ func (s *Store) append(batch []byte, keys []key, entries []entry) error {
 		return fmt.Errorf("write %s: %w", packName(p.number), err)
 	}
 	s.mu.Lock()
+	// Counted before it can be seen: whoever finds a block that another writer
+	// brought must wait for its sync.
+	s.appended.Add(1)
 	for i, k := range keys {
+		if _, _, ok := s.find(k); ok {
+			continue // another writer was faster
+		}
 		e := entries[i]
 		e.offset += uint32(p.size)
-		if _, bad := s.damaged[k]; bad {
-			delete(s.damaged, k)
-			p.index.remove(k)
-		}
 		p.index.add(k, e)
+		delete(s.damaged, k)
 	}
 	p.size += int64(len(batch))
 	s.mu.Unlock()
-	s.appended.Add(1)
+	s.syncSoon(len(batch))
 	return nil
+}
+
+// syncSoon begins a sync now and then, so that the one that somebody waits for
+// finds little left to do. The caller holds appendMu.
+func (s *Store) syncSoon(n int) {
+	if s.unsynced += n; s.unsynced >= syncEvery {
+		s.unsynced = 0
+		s.background.Go(func() { s.Sync() }) // an error is kept in failed
+	}
 }
 
 // room returns the active pack, or a new one if it is full. The caller holds
 // appendMu.
-func (s *Store) room(n int) (*pack, error) {
-	p := s.active
-	if p != nil && !s.full(p) {
-		return p, nil
-	}
-	number := uint32(1)
-	if p != nil {
+func (s *Store) room() (*pack, error) {
+	if p := s.active; p != nil {
+		if !s.full(p) {
+			return p, nil
+		}
 		if err := s.sealActive(p); err != nil {
 			return nil, err
 		}
 	}
+	number := uint32(1)
 	if len(s.packs) > 0 {
 		number = s.packs[len(s.packs)-1].number + 1
 	}
@@ -327,15 +364,25 @@ func (s *Store) room(n int) (*pack, error) {
 
 // sealActive seals p while readers go on.
 func (s *Store) sealActive(p *pack) error {
+	// Through Sync, which knows of syncs that failed: the kernel tells of a failure
+	// once, and a second sync of the same file succeeds.
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	if err := p.finish(); err != nil {
+		return s.fail(fmt.Errorf("sync %s: %w", packName(p.number), err))
+	}
 	sealed := *p // readers keep to p's live index meanwhile
-	upTo := s.appended.Load()
-	if err := sealed.seal(s.dir); err != nil {
-		return s.fail(fmt.Errorf("seal %s: %w", packName(p.number), err))
+	err := sealed.writeIndex(s.dir)
+	if err != nil {
+		s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
 	}
 	s.mu.Lock()
-	p.index = sealed.index
+	if err == nil {
+		p.index = sealed.index
+	}
+	s.active = nil
 	s.mu.Unlock()
-	s.markSynced(upTo)
 	return nil
 }
 
@@ -361,7 +408,10 @@ func (s *Store) Sync() error {
 		s.mu.RLock()
 		p := s.active
 		s.mu.RUnlock()
-		err := p.file.Sync()
+		var err error
+		if p != nil { // else it was sealed, and so synced, just now
+			err = p.file.Sync()
+		}
 
 		s.syncMu.Lock()
 		s.syncing = false
@@ -373,13 +423,6 @@ func (s *Store) Sync() error {
 		s.synced = max(s.synced, upTo)
 	}
 	return nil
-}
-
-func (s *Store) markSynced(upTo uint64) {
-	s.syncMu.Lock()
-	s.synced = max(s.synced, upTo)
-	s.syncEnd.Broadcast()
-	s.syncMu.Unlock()
 }
 
 func (s *Store) writable() error {
@@ -426,18 +469,21 @@ func (s *Store) Stats() Stats {
 // Close makes what was flushed durable and releases the files. Reads under way
 // fail or finish.
 func (s *Store) Close() error {
-	err := s.Sync()
 	s.appendMu.Lock()
-	defer s.appendMu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	closed := s.closed
+	s.closed = true // nothing is appended from here on
+	s.mu.Unlock()
+	s.appendMu.Unlock()
+	if closed {
 		return nil
 	}
-	s.closed = true
+	s.background.Wait()
+	err := s.Sync()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, p := range s.packs {
 		err = errors.Join(err, p.index.close(), p.file.Close())
 	}
-	s.decoder.Close()
-	return errors.Join(err, s.encoder.Close())
+	return err // encoder and decoder are left to reads under way
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -407,99 +406,6 @@ func TestConcurrentWriters(t *testing.T) {
 	for _, blocks := range all {
 		wantAll(t, s, blocks)
 		wantAll(t, s2, blocks)
-	}
-}
-
-// faulty fails chosen calls of the files that it makes.
-type faulty struct {
-	FS
-	write, sync func() error
-}
-
-type faultyFile struct {
-	File
-	fs *faulty
-}
-
-func (d *faulty) Create(name string) (File, error) {
-	f, err := d.FS.Create(name)
-	return faultyFile{f, d}, err
-}
-
-func (f faultyFile) WriteAt(b []byte, off int64) (int, error) {
-	if f.fs.write != nil {
-		if err := f.fs.write(); err != nil {
-			n, _ := f.File.WriteAt(b[:len(b)/2], off)
-			return n, err
-		}
-	}
-	return f.File.WriteAt(b, off)
-}
-
-func (f faultyFile) Sync() error {
-	if f.fs.sync != nil {
-		if err := f.fs.sync(); err != nil {
-			return err
-		}
-	}
-	return f.File.Sync()
-}
-
-// TestFailedWrite fills the disk half-way through a batch: the Put fails, what
-// was there stays readable, and when space returns so does writing.
-func TestFailedWrite(t *testing.T) {
-	path := t.TempDir()
-	dir, _ := Dir(path)
-	disk := &faulty{FS: dir}
-	s := openFS(t, disk)
-	first, second := noise(1, 900), noise(2, 900)
-	if err := s.Put(first); err != nil {
-		t.Fatal(err)
-	}
-	full := errors.New("no space left on device")
-	disk.write = func() error { return full }
-	if err := s.Put(second); !errors.Is(err, full) {
-		t.Fatalf("Put on a full disk = %v", err)
-	}
-	wantAll(t, s, []Block{first})
-	if ok, _ := s.Has(second.CID()); ok {
-		t.Error("a block whose write failed is held")
-	}
-	disk.write = nil
-	if err := s.Put(second); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	wantAll(t, openDir(t, path), []Block{first, second})
-}
-
-// TestFailedSync lets one sync fail and the next succeed: the write is never
-// acknowledged, and the store stops writing.
-func TestFailedSync(t *testing.T) {
-	dir, _ := Dir(t.TempDir())
-	disk := &faulty{FS: dir}
-	s := openFS(t, disk)
-	first, second := noise(1, 900), noise(2, 900)
-	if err := s.Put(first); err != nil {
-		t.Fatal(err)
-	}
-	bad := errors.New("input/output error")
-	disk.sync = func() error { disk.sync = nil; return bad }
-	if err := s.Put(second); !errors.Is(err, bad) || !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Put = %v", err)
-	}
-	if err := s.Put(second); !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Put after a failed sync = %v", err)
-	}
-	if err := s.Sync(); !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Sync after a failed sync = %v", err)
-	}
-	wantAll(t, s, []Block{first})
-}
-
-func TestUnreadableDirectory(t *testing.T) {
-	if _, err := Open(osDir(filepath.Join(t.TempDir(), "none")), slog.New(slog.DiscardHandler)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Open = %v", err)
 	}
 }
 

@@ -1,0 +1,232 @@
+package blockstore
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+)
+
+// faulty fails chosen calls of the files that it makes. Each hook may be nil.
+type faulty struct {
+	FS
+	write, sync func() error
+	create      func(name string) error
+}
+
+type faultyFile struct {
+	File
+	fs *faulty
+}
+
+func (d *faulty) Create(name string) (File, error) {
+	if d.create != nil {
+		if err := d.create(name); err != nil {
+			return nil, err
+		}
+	}
+	f, err := d.FS.Create(name)
+	return faultyFile{f, d}, err
+}
+
+func (f faultyFile) WriteAt(b []byte, off int64) (int, error) {
+	if f.fs.write != nil {
+		if err := f.fs.write(); err != nil {
+			n, _ := f.File.WriteAt(b[:len(b)/2], off)
+			return n, err
+		}
+	}
+	return f.File.WriteAt(b, off)
+}
+
+func (f faultyFile) Sync() error {
+	if f.fs.sync != nil {
+		if err := f.fs.sync(); err != nil {
+			return err
+		}
+	}
+	return f.File.Sync()
+}
+
+// TestFailedWrite fills the disk half-way through a batch: the Put fails, what
+// was there stays readable, and when space returns so does writing.
+func TestFailedWrite(t *testing.T) {
+	path := t.TempDir()
+	dir, _ := Dir(path)
+	disk := &faulty{FS: dir}
+	s := openFS(t, disk)
+	first, second := noise(1, 900), noise(2, 900)
+	if err := s.Put(first); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no space left on device")
+	disk.write = func() error { return full }
+	if err := s.Put(second); !errors.Is(err, full) {
+		t.Fatalf("Put on a full disk = %v", err)
+	}
+	wantAll(t, s, []Block{first})
+	if ok, _ := s.Has(second.CID()); ok {
+		t.Error("a block whose write failed is held")
+	}
+	disk.write = nil
+	if err := s.Put(second); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	wantAll(t, openDir(t, path), []Block{first, second})
+}
+
+// TestFailedSync lets one sync fail and the next succeed: the write is never
+// acknowledged, and the store stops writing.
+func TestFailedSync(t *testing.T) {
+	dir, _ := Dir(t.TempDir())
+	disk := &faulty{FS: dir}
+	s := openFS(t, disk)
+	first, second := noise(1, 900), noise(2, 900)
+	if err := s.Put(first); err != nil {
+		t.Fatal(err)
+	}
+	bad := errors.New("input/output error")
+	disk.sync = func() error { disk.sync = nil; return bad }
+	if err := s.Put(second); !errors.Is(err, bad) || !errors.Is(err, ErrReadOnly) {
+		t.Fatalf("Put = %v", err)
+	}
+	if err := s.Put(second); !errors.Is(err, ErrReadOnly) {
+		t.Fatalf("Put after a failed sync = %v", err)
+	}
+	if err := s.Sync(); !errors.Is(err, ErrReadOnly) {
+		t.Fatalf("Sync after a failed sync = %v", err)
+	}
+	wantAll(t, s, []Block{first})
+}
+
+// TestFailedCreate lets the making of a new pack, or of an index, fail again and
+// again: nothing that was acknowledged is lost, now or after a restart, and writing
+// goes on when the failures end.
+func TestFailedCreate(t *testing.T) {
+	for _, suffix := range []string{packSuffix, indexSuffix + tempSuffix} {
+		t.Run(suffix, func(t *testing.T) {
+			path := t.TempDir()
+			dir, _ := Dir(path)
+			disk := &faulty{FS: dir}
+			s := small(openFS(t, disk))
+			var kept []Block
+			for i := range 200 {
+				disk.create = nil
+				if i%50 > 20 {
+					disk.create = func(name string) error {
+						if strings.HasSuffix(name, suffix) {
+							return errors.New("too many open files")
+						}
+						return nil
+					}
+				}
+				b := noise(uint64(i), 1500)
+				if err := s.Put(b); err == nil {
+					kept = append(kept, b)
+				}
+			}
+			if len(kept) < 100 || suffix == packSuffix && len(kept) == 200 {
+				t.Fatalf("%d of 200 were stored", len(kept))
+			}
+			wantAll(t, s, kept)
+			s.Close()
+			wantAll(t, openDir(t, path), kept)
+		})
+	}
+}
+
+// TestOpenFullDisk opens a store whose index is gone on a disk that takes no new
+// file.
+func TestOpenFullDisk(t *testing.T) {
+	path := t.TempDir()
+	s := small(openDir(t, path))
+	var blocks []Block
+	for i := range 60 {
+		blocks = append(blocks, noise(uint64(i), 900))
+	}
+	for _, b := range blocks {
+		if err := s.Put(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	if err := os.Remove(filepath.Join(path, indexName(1))); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := Dir(path)
+	full := errors.New("no space left on device")
+	wantAll(t, openFS(t, &faulty{FS: dir, create: func(string) error { return full }}), blocks)
+}
+
+// TestLongDigest stores blocks under the longest multihashes that CheckCID allows.
+func TestLongDigest(t *testing.T) {
+	path := t.TempDir()
+	s := openDir(t, path)
+	var blocks []Block
+	for _, n := range []int{20, 64, 127, 128} {
+		data := []byte("a block")
+		mh, err := multihash.Sum(data, multihash.BLAKE3, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := NewBlock(cid.NewCidV1(cid.Raw, mh), data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks = append(blocks, b)
+	}
+	if err := s.Put(blocks...); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, s, blocks)
+	s.Close()
+	wantAll(t, openDir(t, path), blocks)
+}
+
+// TestRecordWithinBlock hides a forged record for another block within a block,
+// and damages the outer record: the forged one must not count.
+func TestRecordWithinBlock(t *testing.T) {
+	s := openDir(t, t.TempDir())
+	victim := noise(1, 500)
+	forged := s.appendRecord(nil, Block{victim.CID(), noise(2, 500).Data()})
+	outer := noise(3, 700)
+	outer = Sum(cid.Raw, append(bytes.Clone(outer.Data()), forged...))
+
+	path := t.TempDir()
+	s = openDir(t, path)
+	if err := s.Put(outer, noise(4, 100)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	file := filepath.Join(path, packName(1))
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[packHeader+5] ^= 1
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = openDir(t, path)
+	if ok, err := s.Has(victim.CID()); ok || err != nil {
+		t.Errorf("Has(victim) = %v, %v", ok, err)
+	}
+	wantAll(t, s, []Block{noise(4, 100)})
+	if err := s.Put(victim, outer); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, s, []Block{victim, outer})
+}
+
+func TestUnreadableDirectory(t *testing.T) {
+	if s, err := Open(osDir(filepath.Join(t.TempDir(), "none")), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open = %v, %v", s, err)
+	}
+}
