@@ -147,7 +147,7 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 			}
 			if timeout > 0 && now.Sub(lastNew) > timeout {
 				return site{}, p, unreachable(n.online(), &exchange.UnreachableError{
-					CID: m.root, Missing: p.Known - p.Blocks, Waited: timeout,
+					Missing: p.Known - p.Blocks, Waited: timeout,
 					Providers: p.Providers, Asked: p.Asked,
 				})
 			}

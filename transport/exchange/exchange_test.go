@@ -211,7 +211,7 @@ func TestUnknown(t *testing.T) {
 	unknown := blockstore.Sum(cid.Raw, []byte("nobody has this")).CID()
 	_, err := c.Fetch(context.Background(), Request{Root: unknown, Timeout: time.Second}, candidates(provider(t), provider(t)))
 	var u *UnreachableError
-	if !errors.As(err, &u) || u.CID != unknown || u.Providers != 2 || u.Asked != 2 {
+	if !errors.As(err, &u) || u.Missing != 1 || u.Providers != 2 || u.Asked != 2 {
 		t.Errorf("err = %v", err)
 	}
 }

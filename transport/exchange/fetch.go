@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
-	"slices"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/errgroup"
 
 	"pollux/blockstore"
 	"pollux/dag"
@@ -72,7 +74,6 @@ type Result struct {
 
 // UnreachableError reports blocks that no peer had within the time allowed.
 type UnreachableError struct {
-	CID       cid.Cid       // one that is missing
 	Missing   int           // blocks known to be missing
 	Waited    time.Duration // without a block arriving
 	Providers int           // peers that were announced as providers
@@ -101,18 +102,21 @@ type Fetch struct {
 	received atomic.Int64
 
 	mu        sync.Mutex
-	changed   *sync.Cond // broadcast whenever a session may have to act
+	changed   *sync.Cond // broadcast whenever a session or the expander may have to act
 	pool      pool
-	open      int // wants not done, and expansions under way
-	wants     map[*want]struct{}
+	nodes     []node // whose links are still to be followed
+	open      int    // wants that are not done, and nodes
+	seen      map[cid.Cid]struct{}
+	wants     map[*want]struct{} // that are not done
 	sessions  map[*session]struct{}
+	crowded   bool // candidates wait for a session to end
 	asked     map[peer.ID]struct{}
 	providers map[peer.ID]struct{}
 	gave      map[peer.ID]struct{}
 	progress  Progress
-	result    Result
+	fetched   int64 // bytes of the blocks that were fetched
 	lastBlock time.Time
-	isEnded   bool
+	ended     bool
 	err       error
 }
 
@@ -136,17 +140,24 @@ func NewClient(h host.Host, store Store, log *slog.Logger) (*Client, error) {
 
 // Fetch brings the DAG below req.Root into the store and returns when all of it
 // is durable. It asks the peers that candidates yields, at most maxActive at a
-// time, the nearest first, and asks those that failed again after a while.
-// What the store holds already is not asked for. It fails with an
+// time, the nearest first, and asks those that failed again after a while. It
+// takes candidates as fast as they come.
+//
+// What the store holds already is not asked for. Fetch fails with an
 // UnreachableError after req.Timeout without progress, with ctx's error, or with
-// an error of the store or of the DAG itself. Blocks that arrived before stay.
+// an error of the store or of the DAG itself. Blocks that arrived before stay. Its
+// memory grows by about 100 bytes for each distinct block.
 func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candidate) (Result, error) {
+	return newFetch(c, req).run(ctx, candidates)
+}
+
+func newFetch(c *Client, req Request) *Fetch {
 	f := &Fetch{
 		client: c, request: req,
 		arrivals:  make(chan arrival, 4),
 		end:       make(chan struct{}),
 		needed:    make(chan struct{}),
-		pool:      newPool(),
+		seen:      make(map[cid.Cid]struct{}),
 		wants:     make(map[*want]struct{}),
 		sessions:  make(map[*session]struct{}),
 		asked:     make(map[peer.ID]struct{}),
@@ -155,8 +166,7 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
-	f.open = 1 // the expansion of the root
-	return f.run(ctx, candidates)
+	return f
 }
 
 func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, error) {
@@ -165,68 +175,67 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 	stop := context.AfterFunc(ctx, func() { f.fail(context.Cause(ctx)) })
 	defer stop()
 
-	// Workers decode, verify, store and expand, so that this costs each core
-	// rather than the one that reads from a fast peer.
-	var workers, peers sync.WaitGroup
+	// Workers decode, verify and store, so that this costs each core rather than
+	// the one that reads from a fast peer. What they write last is flushed after
+	// the end, so their errors count even then.
+	var workers errgroup.Group
 	for range runtime.GOMAXPROCS(0) {
-		workers.Go(func() {
-			if err := f.guard(f.work); err != nil {
-				f.fail(err)
-			}
-		})
+		workers.Go(func() error { return f.failing(f.work) })
 	}
-	workers.Go(func() {
-		root := []dag.Link{{CID: f.request.Root, Size: f.request.Size}}
-		if err := f.guard(func() error { return f.expand(root) }); err != nil {
-			f.fail(err)
-		}
-	})
-	peers.Go(func() {
-		select {
-		case <-f.end:
-		case <-f.needed:
-			f.recruit(ctx, candidates, &peers)
-		}
-	})
+	workers.Go(func() error { return f.failing(f.expandAll) })
+	var peers sync.WaitGroup
+	peers.Go(func() { f.recruit(ctx, candidates, &peers) })
 	f.watch()
 	cancel()
 	peers.Wait()
-	workers.Wait()
+	err := workers.Wait()
 
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.result.Received = f.received.Load()
-	f.result.Peers = len(f.gave)
-	f.result.Blocks = len(f.pool.seen)
+	res := Result{
+		Blocks:   f.progress.Known,
+		Bytes:    f.fetched,
+		Received: f.received.Load(),
+		Peers:    len(f.gave),
+	}
 	if f.err != nil {
-		return f.result, f.err
+		err = f.err // the first one
 	}
-	if err := f.client.store.Sync(); err != nil {
-		return f.result, err
+	f.mu.Unlock()
+	if err == nil {
+		err = f.client.store.Sync()
 	}
-	f.report()
-	return f.result, nil
+	if err == nil {
+		f.report()
+	}
+	return res, err
+}
+
+// failing runs do and fails the fetch with its error.
+func (f *Fetch) failing(do func() error) error {
+	err := f.guard(do)
+	if err != nil {
+		f.fail(err)
+	}
+	return err
 }
 
 // guard turns a panic in code that handles a stranger's bytes into an error.
 func (f *Fetch) guard(do func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			f.client.log.Error("panic while fetching", "root", f.request.Root, "panic", r)
+			f.client.log.Error("panic while fetching", "root", f.request.Root, "panic", r, "stack", string(debug.Stack()))
 			err = fmt.Errorf("internal error: %v", r)
 		}
 	}()
 	return do()
 }
 
-func (f *Fetch) ended() bool { return f.isEnded }
-
 // finish ends the fetch; a nil err means that all is there. The caller holds mu.
 func (f *Fetch) finish(err error) {
-	if f.isEnded {
+	if f.ended {
 		return
 	}
-	f.isEnded, f.err = true, err
+	f.ended, f.err = true, err
 	close(f.end)
 	f.changed.Broadcast()
 }
@@ -237,68 +246,101 @@ func (f *Fetch) fail(err error) {
 	f.finish(err)
 }
 
-// watch reports progress and looks for stalls until the fetch has ended.
+// watch reports progress and looks after the sessions until the fetch has ended.
 func (f *Fetch) watch() {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	swap := time.NewTicker(dropAfter)
+	defer swap.Stop()
 	for {
 		select {
 		case <-f.end:
 			return
+		case <-swap.C:
+			f.mu.Lock()
+			f.swapSlowest()
+			f.mu.Unlock()
 		case now := <-tick.C:
 			f.mu.Lock()
 			for s := range f.sessions {
 				s.check(now)
 			}
+			f.endGame(now)
 			if t := f.request.Timeout; t > 0 && now.Sub(f.lastBlock) > t {
-				f.finish(f.unreachable(t))
+				f.finish(&UnreachableError{
+					Missing: len(f.wants), Waited: t, Providers: len(f.providers), Asked: len(f.asked),
+				})
 			}
-			f.report()
 			f.mu.Unlock()
+			f.report()
 		}
 	}
 }
 
-func (f *Fetch) unreachable(waited time.Duration) error {
-	e := &UnreachableError{
-		CID: f.request.Root, Missing: len(f.wants), Waited: waited,
-		Providers: len(f.providers), Asked: len(f.asked),
+// endGame offers what slow sessions owe to sessions that have nothing left to do,
+// each want after a pause that doubles with the number of those who owe it. The
+// caller holds mu.
+func (f *Fetch) endGame(now time.Time) {
+	idle := false
+	for s := range f.sessions {
+		idle = idle || s.idle() && !f.pool.has(s)
 	}
-	for w := range f.wants {
-		e.CID = w.cid
-		break
+	if !idle {
+		return
 	}
-	return e
+	for s := range f.sessions {
+		for _, w := range s.owed {
+			if now.Sub(w.asked) > max(stallAfter, 4*s.rtt)<<(len(w.owers)-1) {
+				f.put(w)
+			}
+		}
+	}
 }
 
+// swapSlowest ends the session that brought least since the last call, if another
+// candidate waits for its place. The caller holds mu.
+func (f *Fetch) swapSlowest() {
+	var slowest *session
+	least := int64(math.MaxInt64)
+	for s := range f.sessions {
+		n := s.received.Load()
+		if brought := n - s.swapSeen; brought < least && s.err == nil {
+			slowest, least = s, brought
+		}
+		s.swapSeen = n
+	}
+	if f.crowded && len(f.sessions) >= maxActive {
+		slowest.end(errSlowest)
+	}
+}
+
+var errSlowest = errors.New("slowest while others wait")
+
+// report calls the request's progress function, without mu, since it may block.
 func (f *Fetch) report() {
 	if f.request.Progress == nil {
 		return
 	}
+	f.mu.Lock()
 	p := f.progress
-	p.Known = len(f.pool.seen)
 	p.Blocks = p.Known - len(f.wants)
 	p.Received = f.received.Load()
 	p.Peers, p.Providers, p.Asked = len(f.gave), len(f.providers), len(f.asked)
+	f.mu.Unlock()
 	f.request.Progress(p)
 }
 
-// work takes arrivals until the fetch has ended. What was written is flushed
-// then, so that it is not fetched again.
+// work takes arrivals until the fetch has ended, and then makes what was written
+// readable.
 func (f *Fetch) work() error {
 	w := f.client.store.NewWriter()
-	defer func() {
-		if err := w.Flush(); err != nil {
-			f.fail(err)
-		}
-	}()
 	for {
 		select {
 		case <-f.end:
-			return nil
+			return w.Flush()
 		case a := <-f.arrivals:
 			if err := f.take(w, a); err != nil {
-				return err
+				return errors.Join(err, w.Flush())
 			}
 		}
 	}
@@ -327,12 +369,15 @@ func (f *Fetch) take(w *blockstore.Writer, a arrival) error {
 				return fmt.Errorf("%s is not part of a site: %w", want.cid, err)
 			}
 		}
-		if !f.deliver(a.session, want, b, links) {
-			continue
+		n := node{cid: want.cid, links: links}
+		if len(links) > 0 && f.backlog() > maxBacklog {
+			// Read again when its turn comes.
+			n.links = nil
+			if err := w.Flush(); err != nil {
+				return err
+			}
 		}
-		if err := f.expand(links); err != nil {
-			return err
-		}
+		f.deliver(a.session, want, b, links, n)
 	}
 	return nil
 }
@@ -344,40 +389,37 @@ func (f *Fetch) blame(s *session, wants []*want, err error) {
 	f.client.log.Warn("peer sent a bad block", "peer", s.peer, "err", err)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, w := range wants {
-		f.pool.put(w)
-	}
+	f.put(wants...)
 	s.end(err)
 }
 
-// deliver marks want as done, and counts the links below it as an expansion under
-// way. It returns false if the block came twice.
-func (f *Fetch) deliver(s *session, w *want, b blockstore.Block, links []dag.Link) bool {
+// put offers wants to the sessions. The caller holds mu.
+func (f *Fetch) put(wants ...*want) {
+	for _, w := range wants {
+		f.pool.put(w)
+	}
+	f.changed.Broadcast()
+}
+
+// deliver marks want as done and queues what it links to. A block that came twice
+// is ignored.
+func (f *Fetch) deliver(s *session, w *want, b blockstore.Block, links []dag.Link, n node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s.gave = true
 	f.gave[s.peer] = struct{}{}
 	f.lastBlock = time.Now()
 	if w.done {
-		return false
+		return
 	}
 	w.done = true
 	delete(f.wants, w)
-	f.open++ // the expansion, which begins before the want ends
-	f.close()
-	f.result.Bytes += int64(len(b.Data()))
+	f.fetched += int64(len(b.Data()))
 	f.countBlock(b, links)
-	return true
-}
-
-// countBlock adds a block to the progress. The caller holds mu.
-func (f *Fetch) countBlock(b blockstore.Block, links []dag.Link) {
-	f.progress.Bytes += int64(len(b.Data()))
-	if b.CID().Equals(f.request.Root) {
-		f.progress.TotalBytes = int64(len(b.Data()))
-		for _, l := range links {
-			f.progress.TotalBytes = addSizes(f.progress.TotalBytes, l.Size)
-		}
+	if len(links) > 0 {
+		f.queue(n)
 	}
+	f.close()
 }
 
 // close takes one from the count of open things, and ends the fetch at the last.
@@ -385,89 +427,5 @@ func (f *Fetch) countBlock(b blockstore.Block, links []dag.Link) {
 func (f *Fetch) close() {
 	if f.open--; f.open == 0 {
 		f.finish(nil)
-	}
-}
-
-// expand goes through links, in order: what the store lacks becomes a want, what
-// it holds is expanded in turn. It ends one open expansion. It owns links.
-func (f *Fetch) expand(links []dag.Link) error {
-	stack := links
-	slices.Reverse(stack)
-	for len(stack) > 0 {
-		l := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		fresh, ended := f.meet(l)
-		if ended {
-			return nil
-		}
-		if !fresh {
-			continue
-		}
-		if err := blockstore.CheckCID(l.CID); err != nil {
-			return err
-		}
-		held, err := f.client.store.Has(l.CID)
-		switch {
-		case err != nil:
-			return err
-		case !held:
-			f.want(l)
-			continue
-		case f.request.Single || l.CID.Prefix().Codec == cid.Raw:
-			f.mu.Lock()
-			f.progress.Bytes = addSizes(f.progress.Bytes, l.Size)
-			f.mu.Unlock()
-			continue
-		}
-		b, err := f.client.store.Get(context.Background(), l.CID)
-		if errors.Is(err, blockstore.ErrCorrupt) {
-			f.want(l)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		below, err := dag.Links(b)
-		if err != nil {
-			return fmt.Errorf("%s is not part of a site: %w", l.CID, err)
-		}
-		f.mu.Lock()
-		f.countBlock(b, below)
-		f.mu.Unlock()
-		slices.Reverse(below)
-		stack = append(stack, below...)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.close()
-	f.changed.Broadcast()
-	return nil
-}
-
-// meet says whether l is met for the first time, and whether the fetch has ended.
-// What a repeated link leads to counts as held: a tree's size counts it each time.
-func (f *Fetch) meet(l dag.Link) (fresh, ended bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fresh = f.pool.see(l.CID); !fresh {
-		f.progress.Bytes = addSizes(f.progress.Bytes, l.Size)
-	}
-	return fresh, f.isEnded
-}
-
-func (f *Fetch) want(l dag.Link) {
-	w := newWant(l)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	select {
-	case <-f.needed:
-	default:
-		close(f.needed)
-	}
-	f.open++
-	f.wants[w] = struct{}{}
-	f.pool.put(w)
-	if len(f.pool.nodes)+len(f.pool.rest) == 1 {
-		f.changed.Broadcast() // else those who wait for wants are on their way
 	}
 }

@@ -6,13 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"pollux/blockstore"
 )
@@ -116,7 +114,7 @@ func FuzzServer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := &wire{Reader: bytes.NewReader(b)}
-		s.serve(w)
+		s.serve(w, &network.NullScope{})
 		if limit := 1000 + 2000*len(b); w.written > limit {
 			t.Errorf("%d bytes answered to %d", w.written, len(b))
 		}
@@ -131,11 +129,8 @@ func FuzzSession(f *testing.F) {
 		f.Add(append(hello[:len(hello):len(hello)], s...))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ft := &Fetch{
-			arrivals: make(chan arrival, 1024), end: make(chan struct{}),
-			pool: newPool(), sessions: make(map[*session]struct{}), asked: make(map[peer.ID]struct{}),
-		}
-		ft.changed = sync.NewCond(&ft.mu)
+		ft := newFetch(&Client{}, Request{})
+		ft.arrivals = make(chan arrival, 1024)
 		s := &session{fetch: ft, stream: &wire{Reader: bytes.NewReader(b)}, window: 1 << 20}
 		const wants = 10
 		for i := range wants {

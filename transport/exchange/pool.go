@@ -2,8 +2,11 @@ package exchange
 
 import (
 	"math"
+	"slices"
+	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"pollux/blockstore"
 	"pollux/dag"
@@ -11,31 +14,20 @@ import (
 
 // want is one block that a Fetch still needs.
 type want struct {
-	cid   cid.Cid
-	size  int // expected, for the window; never trusted for memory
-	done  bool
-	queue bool                  // waits in the pool
-	lacks map[*session]struct{} // sessions that answered MISS
+	cid    cid.Cid
+	size   int // expected, for the window; never trusted for memory
+	done   bool
+	queued bool                 // waits in the pool
+	owers  []*session           // that were asked for it and have not answered
+	asked  time.Time            // when it was last asked for
+	lacks  map[peer.ID]struct{} // peers that answered MISS in the session they are in
 }
 
-// pool holds the wants that no session works on, and remembers every block of
-// the DAG that was met. It is guarded by its Fetch's mutex.
+// pool holds the wants that are to be asked for. It is guarded by its Fetch's
+// mutex.
 type pool struct {
-	seen  map[string]struct{} // multihashes
-	nodes []*want             // blocks that lead to more: asked for first
+	nodes []*want // blocks that lead to more: asked for first
 	rest  []*want
-}
-
-func newPool() pool { return pool{seen: make(map[string]struct{})} }
-
-// see says whether c is met for the first time.
-func (p *pool) see(c cid.Cid) bool {
-	k := string(c.Hash())
-	if _, ok := p.seen[k]; ok {
-		return false
-	}
-	p.seen[k] = struct{}{}
-	return true
 }
 
 // nodeSize is the size expected of a block with links, whose link states the
@@ -51,15 +43,21 @@ func newWant(l dag.Link) *want {
 }
 
 func (p *pool) put(w *want) {
-	if w.queue || w.done {
+	if w.queued || w.done {
 		return
 	}
-	w.queue = true
+	w.queued = true
 	if w.cid.Prefix().Codec != cid.Raw {
 		p.nodes = append(p.nodes, w)
 	} else {
 		p.rest = append(p.rest, w)
 	}
+}
+
+// suits says whether s may be asked for w: its peer may have it, and was not asked.
+func (w *want) suits(s *session) bool {
+	_, lacks := w.lacks[s.peer]
+	return !lacks && !slices.Contains(w.owers, s)
 }
 
 // take removes wants that s may have, of up to bytes bytes and maxWants in
@@ -82,17 +80,17 @@ func takeFrom(q []*want, s *session, batch *[]*want, bytes *int) []*want {
 	for ; i < len(q) && len(lacking) < scanLimit; i++ {
 		w := q[i]
 		if w.done {
-			w.queue = false
+			w.queued = false
 			continue
 		}
 		if len(*batch) > 0 && *bytes <= 0 || len(*batch) >= maxWants {
 			break
 		}
-		if _, lacks := w.lacks[s]; lacks {
+		if !w.suits(s) {
 			lacking = append(lacking, w)
 			continue
 		}
-		w.queue = false
+		w.queued = false
 		*batch = append(*batch, w)
 		*bytes -= w.size
 	}
@@ -108,7 +106,7 @@ func takeFrom(q []*want, s *session, batch *[]*want, bytes *int) []*want {
 func (p *pool) has(s *session) bool {
 	for _, q := range [][]*want{p.nodes, p.rest} {
 		for _, w := range q[:min(len(q), scanLimit)] {
-			if _, lacks := w.lacks[s]; !lacks && !w.done {
+			if !w.done && w.suits(s) {
 				return true
 			}
 		}

@@ -27,22 +27,38 @@ const (
 // while: the peer may have come back, or hold more by then.
 func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers *sync.WaitGroup) {
 	type state struct {
-		info  peer.AddrInfo
-		delay time.Duration
+		info    peer.AddrInfo
+		delay   time.Duration // before the next try
+		waiting bool
+		active  bool
+	}
+	type outcome struct {
+		peer peer.ID
+		gave bool // it sent blocks
 	}
 	var (
 		known   = make(map[peer.ID]*state)
 		waiting []peer.ID
 		active  int
-		ended   = make(chan peer.ID)
+		ended   = make(chan outcome)
 		again   = make(chan peer.ID)
+		needed  = f.needed
 		book    = f.client.host.Peerstore()
 	)
-	send := func(to chan<- peer.ID, p peer.ID) {
-		select {
-		case to <- p:
-		case <-f.end:
+	wait := func(p peer.ID) {
+		known[p].waiting = true
+		waiting = append(waiting, p)
+	}
+	// forget makes room for a new candidate: the one that failed most often goes.
+	forget := func() {
+		var worst peer.ID
+		for p, s := range known {
+			if !s.active && (worst == "" || s.delay > known[worst].delay) {
+				worst = p
+			}
 		}
+		delete(known, worst)
+		waiting = slices.DeleteFunc(waiting, func(p peer.ID) bool { return p == worst })
 	}
 	latency := func(p peer.ID) time.Duration {
 		if d := book.LatencyEWMA(p); d > 0 {
@@ -65,55 +81,85 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			}
 			f.mu.Unlock()
 			book.AddAddrs(c.ID, c.Addrs, peerstore.TempAddrTTL)
-			if _, ok := known[c.ID]; ok || c.ID == f.client.host.ID() || len(known) >= maxCandidates {
+			if _, ok := known[c.ID]; ok || c.ID == f.client.host.ID() {
 				continue
 			}
-			known[c.ID] = &state{c.AddrInfo, firstRetry}
-			waiting = append(waiting, c.ID)
-		case p := <-ended:
+			if len(known) >= maxCandidates {
+				forget()
+			}
+			known[c.ID] = &state{info: c.AddrInfo, delay: firstRetry}
+			wait(c.ID)
+		case o := <-ended:
 			active--
-			s := known[p]
+			s := known[o.peer]
+			s.active = false
+			if o.gave {
+				s.delay = firstRetry
+			}
 			// Spread out, so that peers that failed together do not return together.
-			time.AfterFunc(s.delay+rand.N(s.delay/4), func() { send(again, p) })
+			time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
+				select {
+				case again <- o.peer:
+				case <-f.end:
+				}
+			})
 			s.delay = min(2*s.delay, lastRetry)
 		case p := <-again:
-			waiting = append(waiting, p)
+			if s := known[p]; s != nil && !s.waiting && !s.active {
+				wait(p)
+			}
+		case <-needed:
+			needed = nil
+		}
+		if needed != nil {
+			continue // all may be held already: nobody is dialled in vain
 		}
 		slices.SortStableFunc(waiting, func(a, b peer.ID) int { return cmp.Compare(latency(a), latency(b)) })
 		for len(waiting) > 0 && active < maxActive {
-			info := known[waiting[0]].info
+			s := known[waiting[0]]
 			waiting = waiting[1:]
+			s.waiting, s.active = false, true
+			info := s.info
 			active++
 			peers.Go(func() {
-				if err := f.try(ctx, info); err != nil {
+				gave, err := f.try(ctx, info)
+				if err != nil {
 					f.client.log.Debug("provider ended", "peer", info.ID, "root", f.request.Root, "err", err)
 				}
-				send(ended, info.ID)
+				select {
+				case ended <- outcome{info.ID, gave}:
+				case <-f.end:
+				}
 			})
 		}
+		f.mu.Lock()
+		f.crowded = len(waiting) > 0
+		f.mu.Unlock()
 	}
 }
 
-// try connects to a peer and works with it until either side is done.
-func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) error {
+// try connects to a peer and works with it until either side is done. gave says
+// that the peer sent blocks.
+func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err error) {
 	if f.client.bans.has(info.ID) {
-		return errBanned
+		return false, errBanned
 	}
 	h := f.client.host
 	dialCtx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	if err := h.Connect(dialCtx, info); err != nil {
-		return err
+		return false, err
 	}
-	h.ConnManager().Protect(info.ID, Service)
-	defer h.ConnManager().Unprotect(info.ID, Service)
+	tag := fmt.Sprintf("%s/%p", Service, f)
+	h.ConnManager().Protect(info.ID, tag)
+	defer h.ConnManager().Unprotect(info.ID, tag)
 	st, err := h.NewStream(dialCtx, info.ID, Protocol)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := st.Scope().SetService(Service); err != nil {
 		st.Reset()
-		return err
+		return false, err
 	}
 	return f.use(ctx, info.ID, st)
 }
@@ -121,10 +167,13 @@ func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) error {
 var errBanned = errors.New("sent a bad block within the last hour")
 
 // use runs a session on st.
-func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) error {
+func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) (gave bool, err error) {
 	s := &session{fetch: f, peer: p, stream: st, window: minWindow}
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
+	for w := range f.wants {
+		delete(w.lacks, p) // it may have come by it since
+	}
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -135,8 +184,8 @@ func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) error {
 			f.client.host.Peerstore().RecordLatency(p, s.rtt)
 		}
 	}()
-	if err := s.run(ctx); err != nil {
-		return fmt.Errorf("session: %w", err)
-	}
-	return nil
+	err = s.run(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.gave, err
 }

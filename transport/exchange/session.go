@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -46,12 +47,16 @@ type session struct {
 	owed     []*want       // asked for, in the order in which answers come
 	owedSize int
 	window   int
+	waiting  bool // in changed.Wait: it would act at once
 	missed   bool // answered MISS at least once
 	stalled  bool
+	gave     bool  // sent a good block
 	err      error // why the session ended; set once
 
-	rateStart time.Time // of the rate sample under way
-	rateBytes int
+	asked     int // wants that were asked for
+	answered  int // of them
+	delivered int // bytes of blocks that came
+	marks     []mark
 
 	handing   bool         // the workers keep it from reading
 	received  atomic.Int64 // bytes read; not guarded
@@ -59,6 +64,14 @@ type session struct {
 	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
 	dropStart time.Time    // of the time in which minBytes are due
 	dropSeen  int64        // bytes read at dropStart
+	swapSeen  int64        // bytes read when the slowest session was last looked for
+}
+
+// mark is taken when wants are asked for, and tells the rate when they are answered.
+type mark struct {
+	asked     int // up to the last of these wants
+	at        time.Time
+	delivered int
 }
 
 // end ends the session for the given reason; what it owes goes back to the pool.
@@ -68,17 +81,15 @@ func (s *session) end(err error) {
 		return
 	}
 	s.err = err
+	for _, w := range s.owed {
+		w.owers = slices.DeleteFunc(w.owers, func(o *session) bool { return o == s })
+	}
 	s.release()
-	s.stream.Reset()
-	s.fetch.changed.Broadcast()
+	go s.stream.Reset() // may wait for the network
 }
 
 // release offers what the session owes to the others. It may still arrive.
-func (s *session) release() {
-	for _, w := range s.owed {
-		s.fetch.pool.put(w)
-	}
-}
+func (s *session) release() { s.fetch.put(s.owed...) }
 
 // run asks and reads until the fetch has ended or the session has. It returns
 // why: nil if there was nothing left to do.
@@ -146,16 +157,19 @@ func (s *session) next() ([]*want, error) {
 		switch {
 		case s.err != nil:
 			return nil, s.err
-		case f.ended():
+		case f.ended:
 			return nil, nil
 		case s.owedSize < s.window && !s.stalled && !f.nearerWaits(s):
 			if batch := f.pool.take(s, s.window-s.owedSize); len(batch) > 0 {
+				now := time.Now()
 				if len(s.owed) == 0 {
-					now := time.Now()
-					s.rateStart, s.rateBytes = now, 0
 					s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 				}
+				s.asked += len(batch)
+				s.marks = append(s.marks, mark{s.asked, now, s.delivered})
 				for _, w := range batch {
+					w.owers = append(w.owers, s)
+					w.asked = now
 					s.owed = append(s.owed, w)
 					s.owedSize += w.size
 				}
@@ -167,16 +181,15 @@ func (s *session) next() ([]*want, error) {
 				return nil, errMiss
 			}
 		}
+		s.waiting = true
 		f.changed.Wait()
+		s.waiting = false
 	}
 }
 
 // nearerWaits says whether a nearer provider is idle and should be asked first.
 // The caller holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
-	if len(f.sessions) == 1 {
-		return false
-	}
 	for t := range f.sessions {
 		if t != s && t.idle() && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.pool.has(t) {
 			return true
@@ -185,9 +198,9 @@ func (f *Fetch) nearerWaits(s *session) bool {
 	return false
 }
 
-// idle says whether the session could take work at once.
+// idle says whether the session would take work at once.
 func (s *session) idle() bool {
-	return s.err == nil && !s.stalled && len(s.owed) == 0
+	return s.waiting && s.err == nil && !s.stalled && len(s.owed) == 0
 }
 
 // read takes in frames until the stream ends.
@@ -220,7 +233,7 @@ func (s *session) read(opened time.Time) error {
 			if err != nil {
 				return err
 			}
-			wants, err := s.arrived(len(d.lengths), len(body))
+			wants, err := s.arrived(len(d.lengths), d.total)
 			if err != nil {
 				return err
 			}
@@ -252,7 +265,8 @@ func (s *session) setHanding(on bool) {
 	s.handing = on
 }
 
-// arrived takes the oldest n wants off what is owed, and adapts the window.
+// arrived takes the oldest n wants, whose blocks are so many bytes together, off
+// what is owed, and adapts the window.
 func (s *session) arrived(n, bytes int) ([]*want, error) {
 	f := s.fetch
 	f.mu.Lock()
@@ -261,19 +275,19 @@ func (s *session) arrived(n, bytes int) ([]*want, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.rateBytes += bytes
-	now := time.Now()
-	if took := now.Sub(s.rateStart); took > max(s.rtt, 50*time.Millisecond) {
-		// What arrives in a round trip and a quarter, and in 20 ms for the
-		// other side's scheduling, keeps the path full. Asking for a quarter
-		// more than arrived lets the window grow while the path has room.
-		perSecond := float64(s.rateBytes) / took.Seconds()
-		window := perSecond * (1.25*s.rtt.Seconds() + 0.02)
-		s.window = min(max(int(window), s.window*3/4, minWindow), maxWindow)
-		if window > 0.6*float64(s.window) {
-			s.window = min(s.window*2, maxWindow)
+	s.delivered += bytes
+	for len(s.marks) > 0 && s.marks[0].asked <= s.answered {
+		m := s.marks[0]
+		s.marks = s.marks[1:]
+		// What arrives in a round trip and a quarter, and in 20 ms for the other
+		// side's scheduling, keeps the path full. Doubling while most of the window
+		// is used lets it grow as long as the path has room.
+		perSecond := float64(s.delivered-m.delivered) / max(time.Since(m.at), time.Millisecond).Seconds()
+		window := int(perSecond * (1.25*s.rtt.Seconds() + 0.02))
+		if window > s.window*6/10 {
+			window = max(window, 2*s.window)
 		}
-		s.rateStart, s.rateBytes = now, 0
+		s.window = min(max(window, s.window*3/4, minWindow), maxWindow)
 	}
 	f.changed.Broadcast()
 	return wants, nil
@@ -291,12 +305,11 @@ func (s *session) miss(n int) error {
 	s.missed = true
 	for _, w := range wants {
 		if w.lacks == nil {
-			w.lacks = make(map[*session]struct{})
+			w.lacks = make(map[peer.ID]struct{})
 		}
-		w.lacks[s] = struct{}{}
-		f.pool.put(w)
+		w.lacks[s.peer] = struct{}{}
 	}
-	f.changed.Broadcast()
+	f.put(wants...)
 	return nil
 }
 
@@ -306,9 +319,12 @@ func (s *session) pop(n int) ([]*want, error) {
 	}
 	wants := s.owed[:n:n]
 	s.owed = s.owed[n:]
+	s.answered += n
 	for _, w := range wants {
 		s.owedSize -= w.size
+		w.owers = slices.DeleteFunc(w.owers, func(o *session) bool { return o == s })
 	}
+	s.stalled = false
 	return wants, nil
 }
 
@@ -338,7 +354,6 @@ func (s *session) check(now time.Time) {
 	if !s.stalled && now.Sub(s.lastByte) > max(stallAfter, 4*s.rtt) {
 		s.stalled = true
 		s.release()
-		s.fetch.changed.Broadcast()
 	}
 }
 
