@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ipfs/go-cid"
@@ -85,42 +86,58 @@ func (n *Node) provide(ctx context.Context, keys []multihash.Multihash) error {
 }
 
 // reannounce makes what is announced the keys of all sites that are whole, and
-// no others. Keys that are announced already cost a look-up. It returns the sites
-// that turn out not to be whole.
-func (n *Node) reannounce(ctx context.Context) (broken []site, err error) {
+// no others. Keys that are announced already cost a look-up. A site that turns out
+// not to be whole is mirrored.
+func (n *Node) reannounce(ctx context.Context) error {
 	net := n.online()
 	if net == nil {
-		return nil, nil
+		return nil
 	}
 	// A site that is put on the list meanwhile announces its keys after this.
 	n.announcing.Lock()
 	defer n.announcing.Unlock()
 	wanted := make(map[string]struct{})
+	var errs []error
 	for _, s := range n.sites.all() {
 		if !s.Whole {
 			continue
 		}
 		_, keys, err := n.measure(ctx, s.Root)
-		if isMissing(err) {
+		switch {
+		case isMissing(err):
 			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
-			broken = append(broken, s)
-			continue
+			err = n.restore(s.Root)
+		case err == nil:
+			err = net.Provide(ctx, keys...)
 		}
 		if err != nil {
-			return nil, err
-		}
-		if err := net.Provide(ctx, keys...); err != nil {
-			return nil, fmt.Errorf("announce: %w", err)
+			errs = append(errs, fmt.Errorf("%s: %w", s.Root, err))
 		}
 		for _, k := range keys {
 			wanted[string(k)] = struct{}{}
 		}
 	}
-	err = net.Retain(ctx, func(k multihash.Multihash) bool {
+	if len(errs) > 0 {
+		return errors.Join(errs...) // and nothing is taken back: the keys are not all known
+	}
+	return net.Retain(ctx, func(k multihash.Multihash) bool {
 		_, ok := wanted[string(k)]
 		return ok
 	})
-	return broken, err
+}
+
+// restore fetches what is missing of a site that was whole.
+func (n *Node) restore(root cid.Cid) error {
+	s, ok := n.sites.find(root)
+	if !ok {
+		return nil // unfollowed meanwhile
+	}
+	s.Whole = false
+	if err := n.sites.put(s); err != nil {
+		return err
+	}
+	n.startMirror(root)
+	return nil
 }
 
 // resume takes up every site after a start: those that are whole are announced,
@@ -131,15 +148,7 @@ func (n *Node) resume(ctx context.Context) {
 			n.startMirror(s.Root)
 		}
 	}
-	broken, err := n.reannounce(ctx)
-	if err != nil && ctx.Err() == nil {
-		n.log.Error("cannot announce the sites", "err", err)
-	}
-	for _, s := range broken {
-		s.Whole = false
-		if err := n.sites.put(s); err != nil {
-			n.log.Error("cannot note that a site is no longer whole", "root", s.Root, "err", err)
-		}
-		n.startMirror(s.Root)
+	if err := n.reannounce(ctx); err != nil && ctx.Err() == nil {
+		n.log.Error("cannot announce all sites", "err", err)
 	}
 }

@@ -42,7 +42,7 @@ func (n *Node) startMirror(root cid.Cid) *mirror {
 	ctx, stop := context.WithCancel(n.ctx)
 	m := &mirror{root: root, stop: stop, done: make(chan struct{}), failures: make(chan struct{})}
 	n.mirrors[root] = m
-	n.work.Go(func() {
+	n.startWork(func() {
 		defer stop()
 		n.runMirror(ctx, m)
 		n.mu.Lock()
@@ -62,7 +62,7 @@ func (n *Node) runMirror(ctx context.Context, m *mirror) {
 		}
 		n.log.Warn("mirroring failed, will try again", "root", m.root, "err", err, "after", pause)
 		m.mu.Lock()
-		m.failed = err
+		m.failed = err // and stays so until the next attempt makes progress
 		m.received += m.progress.Received
 		m.progress = exchange.Progress{}
 		close(m.failures)
@@ -83,6 +83,9 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	}
 	_, err = net.Fetch(ctx, exchange.Request{Root: m.root, Progress: func(p exchange.Progress) {
 		m.mu.Lock()
+		if p.Received > 0 {
+			m.failed = nil
+		}
 		m.progress = p
 		m.mu.Unlock()
 	}})
@@ -106,7 +109,8 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	m.site = s
 	m.mu.Unlock()
 	n.log.Info("site is whole", "root", m.root, "blocks", s.Blocks, "bytes", s.Bytes)
-	return n.provide(ctx, keys)
+	n.background("announce", m.root, func(ctx context.Context) error { return n.provide(ctx, keys) })
+	return nil
 }
 
 // wait returns when m's site is whole, with what it took, or, with an error, when
@@ -134,18 +138,22 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 			if !m.site.Root.Defined() {
 				return site{}, exchange.Progress{}, fmt.Errorf("mirroring of %s was stopped", m.root)
 			}
-			m.progress.Received += m.received
-			show(m.progress)
-			return m.site, m.progress, nil
+			p := m.progress
+			p.Received += m.received
+			show(p)
+			return m.site, p, nil
 		case now := <-tick.C:
 			m.mu.Lock()
-			p := m.progress
+			p, failed := m.progress, m.failed
 			m.mu.Unlock()
 			show(p)
 			if p.Blocks > last {
 				last, lastNew = p.Blocks, now
 			}
 			if timeout > 0 && now.Sub(lastNew) > timeout {
+				if failed != nil {
+					return site{}, p, failed
+				}
 				return site{}, p, unreachable(n.online(), &exchange.UnreachableError{
 					Missing: p.Known - p.Blocks, Waited: timeout,
 					Providers: p.Providers, Asked: p.Asked,

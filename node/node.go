@@ -12,7 +12,6 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/ipfs/go-cid"
-	"golang.org/x/sync/singleflight"
 
 	"pollux/blockstore"
 	"pollux/transport"
@@ -41,8 +40,8 @@ type Node struct {
 
 	ctx     context.Context // ends the node's background work
 	cancel  context.CancelFunc
-	work    sync.WaitGroup // background work
-	lookups singleflight.Group
+	work    sync.WaitGroup // background work; see goWork
+	lookups *lookups
 
 	announcing sync.Mutex // held while the announced keys are changed; before mu
 
@@ -63,7 +62,7 @@ func Open(ctx context.Context, dir string, cfg Config, log *slog.Logger) (*Node,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	n := &Node{dir: dir, cfg: cfg, log: log, mirrors: make(map[cid.Cid]*mirror)}
+	n := &Node{dir: dir, cfg: cfg, log: log, mirrors: make(map[cid.Cid]*mirror), lookups: newLookups()}
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.lock = flock.New(filepath.Join(dir, lockFile), flock.SetPermissions(0o600))
 	locked, err := n.lock.TryLock()
@@ -94,7 +93,9 @@ func (n *Node) open() error {
 // Close ends all background work, leaves the network and releases the
 // repository. Everything that was acknowledged is on disk by then.
 func (n *Node) Close() error {
-	n.cancel()
+	n.mu.Lock()
+	n.cancel() // under mu, so that goWork starts nothing behind Wait's back
+	n.mu.Unlock()
 	n.work.Wait()
 	n.mu.Lock()
 	net := n.net
@@ -108,6 +109,20 @@ func (n *Node) Close() error {
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(append(errs, n.lock.Close())...)
+}
+
+// goWork runs do in the background, unless the node is closing. Close waits for it.
+func (n *Node) goWork(do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.startWork(do)
+}
+
+// startWork is goWork for callers that hold mu.
+func (n *Node) startWork(do func()) {
+	if n.ctx.Err() == nil {
+		n.work.Go(do)
+	}
 }
 
 // network returns the node's network, and starts it if it is not up. Without Run

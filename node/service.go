@@ -53,7 +53,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 
 // background runs do while the node is open, and logs its failure.
 func (n *Node) background(what string, root cid.Cid, do func(context.Context) error) {
-	n.work.Go(func() {
+	n.goWork(func() {
 		if err := do(n.ctx); err != nil && n.ctx.Err() == nil {
 			n.log.Error("background work failed", "work", what, "root", root, "err", err)
 		}
@@ -138,10 +138,7 @@ func (n *Node) Unfollow(ctx context.Context, target string) error {
 	if _, err := n.sites.remove(root); err != nil {
 		return err
 	}
-	n.background("announce", root, func(ctx context.Context) error {
-		_, err := n.reannounce(ctx)
-		return err
-	})
+	n.background("announce", root, n.reannounce)
 	return nil
 }
 
@@ -213,25 +210,10 @@ func (n *Node) Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blo
 	if !isMissing(err) {
 		return b, err
 	}
-	// Those who want the same block at the same time share one search for it,
-	// which ends with the first one's timeout, whoever of them gives up earlier.
-	found := n.lookups.DoChan(c.KeyString(), func() (any, error) {
-		net, err := n.network()
-		if err != nil {
-			return nil, err
-		}
-		_, err = fetchFrom(n.ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
-		return nil, err
-	})
-	select {
-	case <-ctx.Done():
-		return blockstore.Block{}, ctx.Err()
-	case r := <-found:
-		if r.Err != nil {
-			return blockstore.Block{}, r.Err
-		}
-		return n.store.Get(ctx, c)
+	if err := n.lookUp(ctx, c, timeout); err != nil {
+		return blockstore.Block{}, err
 	}
+	return n.store.Get(ctx, c)
 }
 
 // isMissing says whether err is about a block that has to come from elsewhere.

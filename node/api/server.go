@@ -203,10 +203,16 @@ func httpStatus(err error) int {
 	}
 }
 
+// eventPatience is how long a client that does not read may hold up the work that
+// it is told of.
+const eventPatience = 30 * time.Second
+
 // writeEvent sends e at once. Errors are left out: a client that cannot be
 // written to has gone, and its request's context ends for it.
 func writeEvent(w http.ResponseWriter, e event) {
 	w.Header().Set("Content-Type", typeEvents)
+	ctl := http.NewResponseController(w)
+	ctl.SetWriteDeadline(time.Now().Add(eventPatience))
 	json.NewEncoder(w).Encode(e) // one line
-	http.NewResponseController(w).Flush()
+	ctl.Flush()
 }

@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/transport/exchange"
+)
+
+// maxLookups is how many single blocks are searched for at a time. Others wait:
+// a browser can ask for more than any node should search.
+const maxLookups = 64
+
+// lookups are the searches for single blocks under way. Those who want the same
+// block share one, which ends when the last of them has gone.
+type lookups struct {
+	slots chan struct{} // one token a search
+
+	mu      sync.Mutex
+	current map[cid.Cid]*lookup
+}
+
+type lookup struct {
+	waiters int // guarded by lookups.mu
+	stop    context.CancelFunc
+	done    chan struct{} // closed at the end
+	err     error         // to be read after done
+}
+
+func newLookups() *lookups {
+	return &lookups{slots: make(chan struct{}, maxLookups), current: make(map[cid.Cid]*lookup)}
+}
+
+// lookUp fetches one block into the store.
+func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration) error {
+	ls := n.lookups
+	ls.mu.Lock()
+	l := ls.current[c]
+	if l == nil {
+		var search context.Context
+		l = &lookup{done: make(chan struct{})}
+		search, l.stop = context.WithCancel(n.ctx)
+		ls.current[c] = l
+		n.goWork(func() {
+			l.err = n.search(search, c, timeout)
+			ls.drop(c, l)
+			close(l.done)
+		})
+	}
+	l.waiters++
+	ls.mu.Unlock()
+
+	select {
+	case <-l.done:
+		return l.err
+	case <-n.ctx.Done():
+		return n.ctx.Err()
+	case <-ctx.Done():
+		ls.mu.Lock()
+		if l.waiters--; l.waiters == 0 {
+			l.stop()
+			delete(ls.current, c)
+		}
+		ls.mu.Unlock()
+		return ctx.Err()
+	}
+}
+
+// drop forgets a search that has ended, unless another took its place.
+func (ls *lookups) drop(c cid.Cid, l *lookup) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l.stop()
+	if ls.current[c] == l {
+		delete(ls.current, c)
+	}
+}
+
+func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration) error {
+	select {
+	case n.lookups.slots <- struct{}{}:
+		defer func() { <-n.lookups.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	net, err := n.network()
+	if err != nil {
+		return err
+	}
+	_, err = fetchFrom(ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
+	return err
+}
