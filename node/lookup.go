@@ -10,9 +10,10 @@ import (
 	"pollux/transport/exchange"
 )
 
-// maxLookups is how many single blocks are searched for at a time. Others wait:
-// a browser can ask for more than any node should search.
-const maxLookups = 64
+// maxLookups is how many single blocks are searched for at a time. Others wait: a
+// browser can ask for more than any node should search. Each search takes a stream
+// of a provider, which allows 32.
+const maxLookups = 24
 
 // lookups are the searches for single blocks under way. Those who want the same
 // block share one, which ends when the last of them has gone.

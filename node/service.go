@@ -240,7 +240,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Sites:        []api.Site{},
 		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes},
 		Announce:     api.AnnounceStatus{Strategy: n.cfg.Announce.String()},
-		Limits:       api.Limits{Connections: int64(n.cfg.ConnectionsHigh)},
+		Limits:       api.Limits{MemoryBytes: transport.MemoryLimit, Connections: int64(n.cfg.ConnectionsHigh)},
 	}
 	id, err := n.ID(ctx)
 	if err != nil {

@@ -49,6 +49,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// MemoryLimit is the most that connections and streams may buffer, in bytes.
+const MemoryLimit = systemMemory
+
 // ErrBadAddress reports text that is no multiaddr of another peer.
 var ErrBadAddress = errors.New("not the address of a peer")
 

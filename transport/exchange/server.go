@@ -35,8 +35,8 @@ const (
 	writeLimit = 30 * time.Second
 	// serveLimit is how many streams are served at a time, and servePerPeer how
 	// many of one peer; more are reset.
-	serveLimit   = 128
-	servePerPeer = 8
+	serveLimit   = 256
+	servePerPeer = 32
 )
 
 // Getter reads verified blocks.
