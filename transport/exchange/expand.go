@@ -19,6 +19,8 @@ const (
 	maxKnown = 1 << 16
 	// maxBacklog is how many nodes wait with their links in memory.
 	maxBacklog = 64
+	// wakeEvery is after how many links the sessions look for new wants.
+	wakeEvery = 64
 )
 
 // node is a block whose links are still to be followed.
@@ -49,13 +51,17 @@ func (f *Fetch) expandAll() error {
 	f.mu.Unlock()
 	links := []dag.Link{{CID: f.request.Root, Size: f.request.Size}}
 	for {
-		for _, l := range links {
+		for i, l := range links {
 			if err := f.follow(l); err != nil {
 				return err
+			}
+			if i%wakeEvery == wakeEvery-1 {
+				f.changed.Broadcast()
 			}
 		}
 		f.mu.Lock()
 		f.close()
+		f.changed.Broadcast()
 		for !f.ended && (len(f.nodes) == 0 || len(f.wants) > maxKnown) {
 			f.changed.Wait()
 		}
@@ -132,10 +138,7 @@ func (f *Fetch) follow(l dag.Link) error {
 	w := newWant(l)
 	f.open++
 	f.wants[w] = struct{}{}
-	f.pool.put(w)
-	if len(f.wants) == 1 {
-		f.changed.Broadcast() // else whoever waits for wants is on the way
-	}
+	f.pool.put(w) // expandAll wakes the sessions
 	select {
 	case <-f.needed:
 	default:

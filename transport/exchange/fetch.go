@@ -414,6 +414,9 @@ func (f *Fetch) deliver(s *session, w *want, b blockstore.Block, links []dag.Lin
 	}
 	w.done = true
 	delete(f.wants, w)
+	if len(f.wants) == maxKnown {
+		f.changed.Broadcast() // the expander may go on
+	}
 	f.fetched += int64(len(b.Data()))
 	f.countBlock(b, links)
 	if len(links) > 0 {
