@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -45,8 +46,9 @@ type Store struct {
 	maxPackRecords int
 
 	// appendMu serialises writing to the active pack and replacing it, and guards
-	// unsynced. It is taken before mu.
+	// the fields below. It is taken before mu.
 	appendMu   sync.Mutex
+	lastNumber uint32         // of the packs that there are or were
 	unsynced   int            // bytes appended since the last background sync began
 	background sync.WaitGroup // background syncs
 
@@ -57,6 +59,11 @@ type Store struct {
 	// held, so that they are fetched and stored again.
 	damaged map[key]struct{}
 	closed  bool
+
+	holdMu     sync.Mutex // guards the fields below; taken after mu
+	holds      map[*Hold]struct{}
+	collecting bool
+	released   []*Hold // since the collection began
 
 	appended atomic.Uint64 // number of batches in the active pack and before
 
@@ -85,7 +92,7 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		dir: dir, log: log, encoder: encoder, decoder: decoder, cache: newCache(cacheSize),
 		maxPackSize: maxPackSize, maxPackRecords: maxPackRecords,
-		damaged: make(map[key]struct{}),
+		damaged: make(map[key]struct{}), holds: make(map[*Hold]struct{}),
 	}
 	s.syncEnd = sync.NewCond(&s.syncMu)
 	if err := s.load(); err != nil {
@@ -107,6 +114,7 @@ func (s *Store) load() error {
 	}
 	slices.Sort(numbers)
 	for _, n := range numbers {
+		s.lastNumber = n
 		p, damage, err := openPack(s.dir, n, s.isSound)
 		if err != nil {
 			return fmt.Errorf("open pack: %w", err)
@@ -187,7 +195,7 @@ func (s *Store) find(k key) (*pack, entry, bool) {
 	return nil, entry{}, false
 }
 
-func (s *Store) lookup(c cid.Cid) (*pack, entry, bool, error) {
+func (s *Store) lookup(c cid.Cid, hold *Hold) (*pack, entry, bool, error) {
 	if err := CheckCID(c); err != nil {
 		return nil, entry{}, false, err
 	}
@@ -196,17 +204,25 @@ func (s *Store) lookup(c cid.Cid) (*pack, entry, bool, error) {
 	if s.closed {
 		return nil, entry{}, false, ErrClosed
 	}
-	p, e, ok := s.find(keyOf(c.Hash()))
+	k := keyOf(c.Hash())
+	p, e, ok := s.find(k)
+	if ok {
+		hold.keep(k)
+	}
 	return p, e, ok, nil
 }
 
 // Has says whether the store holds the block. Identity CIDs, which carry their
 // block, are always held.
-func (s *Store) Has(c cid.Cid) (bool, error) {
+func (s *Store) Has(c cid.Cid) (bool, error) { return s.has(c, nil) }
+
+// has is Has; hold, if not nil, keeps the block from being collected from the
+// moment at which it is found.
+func (s *Store) has(c cid.Cid, hold *Hold) (bool, error) {
 	if isIdentity(c) {
 		return true, CheckCID(c)
 	}
-	_, _, ok, err := s.lookup(c)
+	_, _, ok, err := s.lookup(c, hold)
 	return ok, err
 }
 
@@ -216,7 +232,7 @@ func (s *Store) Size(c cid.Cid) (int, error) {
 		b, err := identityBlock(c)
 		return len(b.data), err
 	}
-	_, e, ok, err := s.lookup(c)
+	_, e, ok, err := s.lookup(c, nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%s: %w", c, ErrNotFound)
 	}
@@ -233,19 +249,33 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 	if isIdentity(c) {
 		return identityBlock(c)
 	}
-	p, e, ok, err := s.lookup(c)
-	if err != nil {
-		return Block{}, err
-	}
-	if !ok {
-		return Block{}, fmt.Errorf("%s: %w", c, ErrNotFound)
-	}
-	if data, ok := s.cache.get(c.Hash()); ok {
-		return Block{c, data}, nil
-	}
-	record := make([]byte, e.size)
-	if _, err := p.file.ReadAt(record, int64(e.offset)); err != nil {
-		return Block{}, fmt.Errorf("read %s: %w", c, err)
+	var (
+		p      *pack
+		e      entry
+		record []byte
+	)
+	for {
+		var ok bool
+		var err error
+		if p, e, ok, err = s.lookup(c, nil); err != nil {
+			return Block{}, err
+		}
+		if !ok {
+			return Block{}, fmt.Errorf("%s: %w", c, ErrNotFound)
+		}
+		if data, ok := s.cache.get(c.Hash()); ok {
+			return Block{c, data}, nil
+		}
+		record = make([]byte, e.size)
+		_, err = p.file.ReadAt(record, int64(e.offset))
+		if err == nil {
+			break
+		}
+		// A pack that was collected meanwhile is closed; the block, if it stayed, is
+		// elsewhere now.
+		if !errors.Is(err, fs.ErrClosed) {
+			return Block{}, fmt.Errorf("read %s: %w", c, err)
+		}
 	}
 	data, err := s.decodeRecord(record)
 	if err == nil {
@@ -293,9 +323,10 @@ func (s *Store) Put(blocks ...Block) error {
 }
 
 // append writes a batch of records to the active pack and makes them readable.
-// Entries' offsets are relative to the batch. A failed write changes nothing:
-// the next batch overwrites its remains.
-func (s *Store) append(batch []byte, keys []key, entries []entry) error {
+// Entries' offsets are relative to the batch. moved says that the blocks are held
+// elsewhere too, for now. A failed write changes nothing: the next batch overwrites
+// its remains.
+func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) error {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
 	if err := s.writable(); err != nil {
@@ -313,7 +344,7 @@ func (s *Store) append(batch []byte, keys []key, entries []entry) error {
 	// brought must wait for its sync.
 	s.appended.Add(1)
 	for i, k := range keys {
-		if _, _, ok := s.find(k); ok {
+		if _, _, ok := s.find(k); ok && !moved {
 			continue // another writer was faster
 		}
 		e := entries[i]
@@ -347,14 +378,12 @@ func (s *Store) room() (*pack, error) {
 			return nil, err
 		}
 	}
-	number := uint32(1)
-	if len(s.packs) > 0 {
-		number = s.packs[len(s.packs)-1].number + 1
-	}
+	number := s.lastNumber + 1
 	next, err := createPack(s.dir, number)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", packName(number), err)
 	}
+	s.lastNumber = number
 	s.mu.Lock()
 	s.packs = append(s.packs, next)
 	s.active = next

@@ -10,6 +10,7 @@ const flushSize = 1 << 20
 // only what it gathered.
 type Writer struct {
 	store   *Store
+	hold    *Hold // keeps what is written; may be nil
 	batch   []byte
 	keys    []key
 	entries []entry
@@ -32,9 +33,10 @@ func (w *Writer) Write(b Block) (added bool, err error) {
 	if _, ok := w.pending[k]; ok {
 		return false, nil
 	}
-	if ok, err := w.store.Has(b.cid); ok || err != nil {
+	if ok, err := w.store.has(b.cid, w.hold); ok || err != nil {
 		return false, err
 	}
+	w.hold.keep(k)
 	start := len(w.batch)
 	w.batch = w.store.appendRecord(w.batch, b)
 	w.keys = append(w.keys, k)
@@ -52,7 +54,7 @@ func (w *Writer) Flush() error {
 	if len(w.keys) == 0 {
 		return nil
 	}
-	err := w.store.append(w.batch, w.keys, w.entries)
+	err := w.store.append(w.batch, w.keys, w.entries, false)
 	w.batch, w.keys, w.entries = w.batch[:0], w.keys[:0], w.entries[:0]
 	clear(w.pending)
 	return err

@@ -43,8 +43,8 @@ type Config struct {
 	ConnLow, ConnHigh int
 	// UserAgent is what other nodes are told of this program.
 	UserAgent string
-	// Store is served from and fetched into.
-	Store exchange.Store
+	// Store is served from.
+	Store exchange.Getter
 	// Logger is required.
 	Logger *slog.Logger
 }
@@ -115,7 +115,7 @@ func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
 		return nil, err
 	}
 	server.Register(n.host)
-	if n.client, err = exchange.NewClient(n.host, cfg.Store, cfg.Logger); err != nil {
+	if n.client, err = exchange.NewClient(n.host, cfg.Logger); err != nil {
 		return nil, err
 	}
 	if n.state, err = routing.OpenDatastore(cfg.StateDir, cfg.Logger); err != nil {

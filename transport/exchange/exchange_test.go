@@ -116,14 +116,30 @@ func serving(t testing.TB, store Getter) host.Host {
 	return h
 }
 
-func newClient(t testing.TB) (*Client, *blockstore.Store) {
+func newClient(t testing.TB) (client, *blockstore.Store) {
 	t.Helper()
 	store := newStore(t)
-	c, err := NewClient(newHost(t), store, slog.New(slog.DiscardHandler))
+	return clientOf(t, newHost(t), store), store
+}
+
+// client fetches into one store.
+type client struct {
+	*Client
+	store Store
+}
+
+func clientOf(t testing.TB, h host.Host, store Store) client {
+	t.Helper()
+	c, err := NewClient(h, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, store
+	return client{c, store}
+}
+
+func (c client) Fetch(ctx context.Context, req Request, from <-chan Candidate) (Result, error) {
+	req.Store = c.store
+	return c.Client.Fetch(ctx, req, from)
 }
 
 func candidates(hosts ...host.Host) <-chan Candidate {

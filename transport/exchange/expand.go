@@ -83,7 +83,7 @@ func (f *Fetch) expandAll() error {
 
 // load reads the links of a block that is held.
 func (f *Fetch) load(c cid.Cid) ([]dag.Link, error) {
-	b, err := f.client.store.Get(context.Background(), c)
+	b, err := f.request.Store.Get(context.Background(), c)
 	if err != nil {
 		return nil, err
 	}
@@ -115,12 +115,12 @@ func (f *Fetch) follow(l dag.Link) error {
 	if met {
 		return nil
 	}
-	held, err := f.client.store.Has(l.CID)
+	held, err := f.request.Store.Has(l.CID)
 	if err != nil {
 		return err
 	}
 	if held && !f.request.Single && l.CID.Prefix().Codec != cid.Raw {
-		b, err := f.client.store.Get(context.Background(), l.CID)
+		b, err := f.request.Store.Get(context.Background(), l.CID)
 		if err == nil {
 			return f.expandHeld(b)
 		}

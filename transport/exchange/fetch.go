@@ -41,7 +41,9 @@ type Candidate struct {
 
 // Request says what to fetch.
 type Request struct {
-	Root cid.Cid
+	// Store is fetched into. Required.
+	Store Store
+	Root  cid.Cid
 	// Size is what the DAG below Root takes according to its link, 0 if unknown.
 	Size uint64
 	// Single asks for the block Root alone, without what it links to.
@@ -123,22 +125,21 @@ type Fetch struct {
 // Client fetches DAGs from other nodes.
 type Client struct {
 	host    host.Host
-	store   Store
 	log     *slog.Logger
 	decoder *zstd.Decoder
 	bans    *bans
 }
 
-// NewClient returns a Client that fetches into store.
-func NewClient(h host.Host, store Store, log *slog.Logger) (*Client, error) {
+// NewClient returns a Client.
+func NewClient(h host.Host, log *slog.Logger) (*Client, error) {
 	dec, err := newDecoder()
 	if err != nil {
 		return nil, err
 	}
-	return &Client{host: h, store: store, log: log, decoder: dec, bans: newBans()}, nil
+	return &Client{host: h, log: log, decoder: dec, bans: newBans()}, nil
 }
 
-// Fetch brings the DAG below req.Root into the store and returns when all of it
+// Fetch brings the DAG below req.Root into req.Store and returns when all of it
 // is durable. It asks the peers that candidates yields, at most maxActive at a
 // time, the nearest first, and asks those that failed again after a while. It
 // takes candidates as fast as they come.
@@ -202,7 +203,7 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 	}
 	f.mu.Unlock()
 	if err == nil {
-		err = f.client.store.Sync()
+		err = f.request.Store.Sync()
 	}
 	if err == nil {
 		f.report()
@@ -333,7 +334,7 @@ func (f *Fetch) report() {
 // work takes arrivals until the fetch has ended, and then makes what was written
 // readable.
 func (f *Fetch) work() error {
-	w := f.client.store.NewWriter()
+	w := f.request.Store.NewWriter()
 	for {
 		select {
 		case <-f.end:

@@ -122,10 +122,7 @@ func TestManyCandidates(t *testing.T) {
 func TestCandidatesAreTaken(t *testing.T) {
 	store := newStore(t)
 	h := newHost(t)
-	c, err := NewClient(h, blocking{store, make(chan struct{})}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := clientOf(t, h, blocking{store, make(chan struct{})})
 	ctx := limit(t)
 	all := make(chan Candidate)
 	done := make(chan error)
@@ -204,10 +201,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	defer store.Close()
 	for _, tr := range []tree{newTree(9, 1, 1), newTree(9, 20, 40)} {
-		c, err := NewClient(newHost(t), store, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := clientOf(t, newHost(t), store)
 		if _, err := c.Fetch(limit(t), Request{Root: tr.root()}, candidates(provider(t, tr.blocks...))); !errors.Is(err, errFull) {
 			t.Errorf("err = %v", err)
 		}

@@ -1,0 +1,289 @@
+package blockstore
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/ipfs/go-cid"
+)
+
+// compactBelow is the share of a pack, in percent, that has to be in use for the
+// pack to stay as it is. Copying more would free little for what it writes.
+const compactBelow = 75
+
+// ErrCollecting reports that a collection is under way already.
+var ErrCollecting = errors.New("a collection is under way already")
+
+// Marks is the set of blocks that a collection leaves.
+type Marks struct{ keys map[key]struct{} }
+
+// Add adds a block and says whether it was not in the set.
+func (m *Marks) Add(c cid.Cid) bool {
+	k := keyOf(c.Hash())
+	if _, ok := m.keys[k]; ok {
+		return false
+	}
+	m.keys[k] = struct{}{}
+	return true
+}
+
+// GCStats tells what a collection did.
+type GCStats struct {
+	Blocks int   // blocks that were removed
+	Freed  int64 // bytes on disk
+}
+
+// GCProgress tells how far a collection has come, in packs.
+type GCProgress struct{ Packs, TotalPacks int }
+
+// Collect removes the blocks that mark does not add to the marks, but for those
+// that a Hold keeps or that were written since Collect began. Packs with few blocks
+// left are copied. Reading and writing go on beside it.
+//
+// A crash in the middle leaves every block that is to stay; some may be there twice,
+// and some that were to go may still be there. It fails with ErrCollecting if
+// another collection runs, and stops between two packs when ctx ends.
+func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress func(GCProgress)) (stats GCStats, err error) {
+	if err := s.beginCollecting(); err != nil {
+		return GCStats{}, err
+	}
+	defer s.endCollecting()
+	// What is written from here on goes to packs that are left alone.
+	packs, err := s.sealAll()
+	if err != nil {
+		return GCStats{}, err
+	}
+	before := s.Stats()
+	marks := &Marks{keys: make(map[key]struct{})}
+	if err := mark(marks); err != nil {
+		return GCStats{}, err
+	}
+	for i, p := range packs {
+		if err := ctx.Err(); err != nil {
+			return stats, err
+		}
+		if progress != nil {
+			progress(GCProgress{i, len(packs)})
+		}
+		n, err := s.collectPack(p, marks)
+		stats.Blocks += n
+		switch {
+		case errors.Is(err, ErrCorrupt):
+			s.log.Error("a pack is damaged and stays", "pack", packName(p.number), "err", err)
+		case err != nil:
+			return stats, fmt.Errorf("collect %s: %w", packName(p.number), err)
+		}
+		stats.Freed = max(before.DiskBytes-s.Stats().DiskBytes, 0)
+	}
+	return stats, nil
+}
+
+func (s *Store) beginCollecting() error {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	if s.collecting {
+		return ErrCollecting
+	}
+	s.collecting = true
+	for h := range s.holds {
+		h.mu.Lock()
+		h.absorbed = 0 // an earlier collection's marks are gone
+		h.mu.Unlock()
+	}
+	return nil
+}
+
+func (s *Store) endCollecting() {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	s.collecting = false
+	s.released = nil
+}
+
+// sealAll seals the active pack and returns all packs.
+func (s *Store) sealAll() ([]*pack, error) {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	if s.active != nil {
+		if err := s.sealActive(s.active); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.packs), nil
+}
+
+// collectPack removes p if few of its blocks are to stay, and copies those. It
+// returns how many blocks went.
+func (s *Store) collectPack(p *pack, marks *Marks) (removed int, err error) {
+	s.absorbHolds(marks)
+	stay := make(map[key]entry)
+	used, total := int64(packHeader), 0
+	s.mu.RLock()
+	if s.closed {
+		s.mu.RUnlock()
+		return 0, ErrClosed
+	}
+	for k, e := range p.index.all() {
+		total++
+		if _, marked := marks.keys[k]; !marked {
+			continue
+		}
+		if newest, _, _ := s.find(k); newest == p { // else a crash left it twice
+			stay[k] = e
+			used += int64(e.size)
+		}
+	}
+	s.mu.RUnlock()
+	if used*100 >= p.size*compactBelow {
+		return 0, nil
+	}
+	for left := stay; ; {
+		if err := s.copyRecords(p, left); err != nil {
+			return 0, err
+		}
+		// A block may have been found, and kept, while others were copied.
+		if left, err = s.removePack(p, stay, marks); err != nil {
+			return 0, err
+		}
+		if len(left) == 0 {
+			return total - len(stay), nil
+		}
+		for k, e := range left {
+			stay[k] = e
+		}
+	}
+}
+
+// absorbHolds marks what holds came to keep since the last call, and returns it.
+func (s *Store) absorbHolds(marks *Marks) []key {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	var fresh []key
+	absorb := func(h *Hold) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		fresh = append(fresh, h.keys[h.absorbed:]...)
+		h.absorbed = len(h.keys)
+	}
+	for h := range s.holds {
+		absorb(h)
+	}
+	for _, h := range s.released {
+		absorb(h)
+	}
+	s.released = nil
+	for _, k := range fresh {
+		marks.keys[k] = struct{}{}
+	}
+	return fresh
+}
+
+// copyRecords appends the records of entries in p to the active pack, durably.
+func (s *Store) copyRecords(p *pack, from map[key]entry) error {
+	var (
+		batch   []byte
+		moved   []key
+		entries []entry
+	)
+	flush := func() error {
+		if len(moved) == 0 {
+			return nil
+		}
+		err := s.append(batch, moved, entries, true)
+		batch, moved, entries = batch[:0], moved[:0], entries[:0]
+		return err
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(from), func(a, b key) int {
+		return cmp.Compare(from[a].offset, from[b].offset)
+	}) {
+		e := from[k]
+		start := len(batch)
+		batch = slices.Grow(batch, int(e.size))[:start+int(e.size)]
+		if _, err := p.file.ReadAt(batch[start:], int64(e.offset)); err != nil {
+			return err
+		}
+		if h, ok := soundRecord(batch[start:]); !ok || h.size() != int(e.size) || keyOf(h.mh) != k {
+			// The only copy may be in here: the pack stays as it is.
+			return fmt.Errorf("record at %d: %w", e.offset, ErrCorrupt)
+		}
+		moved = append(moved, k)
+		entries = append(entries, entry{uint32(start), e.size, e.raw})
+		if len(batch) >= flushSize {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	return s.Sync()
+}
+
+// removePack takes p out of the store and deletes its files, if all that is marked
+// in it was copied. Otherwise it returns what was not.
+func (s *Store) removePack(p *pack, copied map[key]entry, marks *Marks) (left map[key]entry, err error) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, ErrClosed
+	}
+	// Blocks are found, and kept, under mu: none can be from here on.
+	for _, k := range s.absorbHolds(marks) {
+		e, ok := p.index.find(k)
+		if _, done := copied[k]; !ok || done {
+			continue
+		}
+		if newest, _, _ := s.find(k); newest == p {
+			if left == nil {
+				left = make(map[key]entry)
+			}
+			left[k] = e
+		}
+	}
+	if len(left) > 0 {
+		s.mu.Unlock()
+		return left, nil
+	}
+	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
+	hasIndex := p.index.sealed != nil
+	err = p.index.close()
+	s.mu.Unlock()
+	// A read under way fails, and is tried again where the block is now.
+	err = errors.Join(err, p.file.Close())
+	if hasIndex {
+		err = errors.Join(err, s.dir.Remove(indexName(p.number)))
+	}
+	return nil, errors.Join(err, s.dir.Remove(packName(p.number)), s.dir.Sync())
+}
+
+// all yields the entries, in no particular order.
+func (x *index) all() iter.Seq2[key, entry] {
+	return func(yield func(key, entry) bool) {
+		if x.sealed == nil {
+			for k, e := range x.live {
+				if !yield(k, e) {
+					return
+				}
+			}
+			return
+		}
+		for b := x.sealed[indexHeader+fanoutSize:]; len(b) >= entrySize; b = b[entrySize:] {
+			e := entry{binary.LittleEndian.Uint32(b[32:]), binary.LittleEndian.Uint32(b[36:]), binary.LittleEndian.Uint32(b[40:])}
+			if !yield(key(b[:32]), e) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package blockstore
+
+import (
+	"sync"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Hold keeps blocks from being collected while an operation, such as an import,
+// needs them and nothing leads to them yet: those that it wrote, and those that it
+// found to be held. It is the store, but for that, and may be used by many
+// goroutines. It takes 32 bytes for each block until it is released.
+type Hold struct {
+	*Store
+
+	mu       sync.Mutex
+	keys     []key
+	absorbed int // of keys: how many a collection knows
+}
+
+// Hold begins an operation. Release ends it.
+func (s *Store) Hold() *Hold {
+	h := &Hold{Store: s}
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	s.holds[h] = struct{}{}
+	return h
+}
+
+// Release ends the operation. By then something that is kept has to lead to the
+// blocks that are to stay.
+func (h *Hold) Release() {
+	h.holdMu.Lock()
+	defer h.holdMu.Unlock()
+	delete(h.holds, h)
+	if h.collecting {
+		// A collection that looked for what is kept before this operation was done
+		// does not know of it.
+		h.released = append(h.released, h)
+	}
+}
+
+// Has is Store.Has, and keeps the block if it is held.
+func (h *Hold) Has(c cid.Cid) (bool, error) { return h.has(c, h) }
+
+// NewWriter is Store.NewWriter, and keeps all blocks that are written.
+func (h *Hold) NewWriter() *Writer {
+	w := h.Store.NewWriter()
+	w.hold = h
+	return w
+}
+
+func (h *Hold) keep(k key) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keys = append(h.keys, k)
+}
