@@ -91,6 +91,6 @@ func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration) err
 	if err != nil {
 		return err
 	}
-	_, err = fetchFrom(ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
+	_, err = n.fetchFrom(ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
 	return err
 }

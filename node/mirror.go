@@ -81,7 +81,7 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	if err != nil {
 		return err
 	}
-	_, err = net.Fetch(ctx, exchange.Request{Root: m.root, Progress: func(p exchange.Progress) {
+	_, err = n.fetchFrom(ctx, net, exchange.Request{Root: m.root, Progress: func(p exchange.Progress) {
 		m.mu.Lock()
 		if p.Received > 0 {
 			m.failed = nil

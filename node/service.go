@@ -27,7 +27,10 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 			progress(api.Progress{Phase: "adding", Bytes: p.Bytes, TotalBytes: p.TotalBytes, Files: int64(p.Files)})
 		}
 	}
-	res, err := dag.Import(ctx, n.store, req.Path, opts)
+	// What is imported has no site above it until the end.
+	hold := n.store.Hold()
+	defer hold.Release()
+	res, err := dag.Import(ctx, hold, req.Path, opts)
 	if err != nil {
 		return api.AddResult{}, err
 	}
@@ -184,11 +187,14 @@ func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, p
 	if err != nil {
 		return exchange.Result{}, err
 	}
-	return fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Progress: fetching(progress)})
+	return n.fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Progress: fetching(progress)})
 }
 
-// fetchFrom makes an error for want of peers the API's.
-func fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
+// fetchFrom fetches into the store, and makes an error for want of peers the API's.
+func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
+	hold := n.store.Hold()
+	defer hold.Release()
+	req.Store = hold
 	res, err := net.Fetch(ctx, req)
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
 		err = unreachable(net, err)

@@ -74,6 +74,7 @@ it whole, serves it, and passes it on.
 		a.getCommand(),
 		a.catCommand(),
 		a.lsCommand(),
+		a.gcCommand(),
 		a.statusCommand(),
 		a.peersCommand(),
 		a.connectCommand(),

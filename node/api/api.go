@@ -32,6 +32,8 @@ type Service interface {
 	Fetch(ctx context.Context, req FetchRequest, progress func(Progress)) (FetchResult, error)
 	// Block returns one block, from the store or else from the network.
 	Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error)
+	// GC removes the blocks that no site needs. It fails if another one runs.
+	GC(ctx context.Context, progress func(Progress)) (GCResult, error)
 	// Status describes the node now.
 	Status(ctx context.Context) (Status, error)
 	// Peers lists the peers that the node is connected to.
@@ -95,6 +97,13 @@ type FetchResult struct {
 	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
 	Peers    int64  `json:"peers"`    // peers that sent some of it
 	TookMS   int64  `json:"took_ms"`  // milliseconds
+}
+
+// GCResult tells what was removed.
+type GCResult struct {
+	Blocks     int64 `json:"blocks"`      // blocks that were removed
+	FreedBytes int64 `json:"freed_bytes"` // bytes on disk
+	TookMS     int64 `json:"took_ms"`     // milliseconds
 }
 
 // Progress is how far a running request has come. Totals that are not known

@@ -88,6 +88,11 @@ func (c *Client) Block(ctx context.Context, id cid.Cid, timeout time.Duration) (
 	return blockstore.NewBlock(id, data)
 }
 
+// GC implements Service.
+func (c *Client) GC(ctx context.Context, progress func(Progress)) (GCResult, error) {
+	return post[GCResult](ctx, c, pathGC, nothing{}, progress)
+}
+
 // Status implements Service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return call[Status](ctx, c, http.MethodGet, pathStatus, nil, nil)

@@ -63,6 +63,11 @@ func (f *fake) Block(_ context.Context, _ cid.Cid, timeout time.Duration) (block
 	return f.block, f.err
 }
 
+func (f *fake) GC(_ context.Context, progress func(Progress)) (GCResult, error) {
+	progress(Progress{Phase: "marking", Blocks: 7})
+	return GCResult{Blocks: 3, FreedBytes: 99}, f.err
+}
+
 func (f *fake) Status(context.Context) (Status, error) {
 	return Status{Peer: "me", Sites: []Site{{Target: "t", State: StateWhole}}, Limits: Limits{Up: 5}}, f.err
 }
@@ -140,6 +145,10 @@ func TestClient(t *testing.T) {
 	equal(t, followed, err, FollowResult{Root: "root", Received: 11})
 	equal(t, f.gotFollow, nil, follow)
 
+	collected, err := c.GC(ctx, func(p Progress) { progress = append(progress, p) })
+	equal(t, collected, err, GCResult{Blocks: 3, FreedBytes: 99})
+	equal(t, progress[len(progress)-1], nil, Progress{Phase: "marking", Blocks: 7})
+
 	equal(t, nil, c.Unfollow(ctx, "t"), nil)
 	equal(t, f.gotTarget, nil, "t")
 
@@ -174,6 +183,7 @@ func TestClientErrors(t *testing.T) {
 		"Unfollow": func() error { return c.Unfollow(ctx, "t") },
 		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
 		"Block":    func() error { _, err := c.Block(ctx, blockstore.Sum(cid.Raw, nil).CID(), 0); return err },
+		"GC":       func() error { _, err := c.GC(ctx, nil); return err },
 		"Status":   func() error { _, err := c.Status(ctx); return err },
 		"Peers":    func() error { _, err := c.Peers(ctx); return err },
 		"Connect":  func() error { _, err := c.Connect(ctx, ""); return err },

@@ -27,6 +27,7 @@ const (
 	pathFollow   = "/v1/follow"
 	pathUnfollow = "/v1/unfollow"
 	pathFetch    = "/v1/fetch"
+	pathGC       = "/v1/gc"
 	pathConnect  = "/v1/connect"
 	pathStatus   = "/v1/status"
 	pathPeers    = "/v1/peers"
@@ -80,6 +81,10 @@ func newHandler(svc Service) http.Handler {
 	mux.HandleFunc("POST "+pathUnfollow, handle(
 		func(ctx context.Context, req unfollowRequest, _ func(Progress)) (nothing, error) {
 			return nothing{}, svc.Unfollow(ctx, req.Target)
+		}))
+	mux.HandleFunc("POST "+pathGC, handle(
+		func(ctx context.Context, _ nothing, progress func(Progress)) (GCResult, error) {
+			return svc.GC(ctx, progress)
 		}))
 	mux.HandleFunc("POST "+pathConnect, handle(
 		func(ctx context.Context, req connectRequest, _ func(Progress)) (Peer, error) {
