@@ -230,3 +230,47 @@ func TestUnreadableDirectory(t *testing.T) {
 		t.Errorf("Open = %v, %v", s, err)
 	}
 }
+
+// TestQuota writes until the quota is used up: the write that would exceed it is
+// refused, reading goes on, and a collection makes room.
+func TestQuota(t *testing.T) {
+	const quota = 200_000
+	path := t.TempDir()
+	s := small(openDir(t, path))
+	s.SetLimits(Limits{Bytes: quota})
+	var blocks []Block
+	var err error
+	for i := 0; err == nil; i++ {
+		b := noise(uint64(i), 1500)
+		if err = s.Put(b); err == nil {
+			blocks = append(blocks, b)
+		}
+		if used := s.Stats().DiskBytes; used > quota {
+			t.Fatalf("%d bytes used", used)
+		}
+	}
+	if !errors.Is(err, ErrQuota) || len(blocks) < 100 {
+		t.Fatalf("%d blocks, then %v", len(blocks), err)
+	}
+	wantAll(t, s, blocks)
+	var onDisk int64
+	files, _ := os.ReadDir(path)
+	for _, f := range files {
+		info, _ := f.Info()
+		onDisk += info.Size()
+	}
+	if onDisk > quota {
+		t.Errorf("the files take %d bytes", onDisk)
+	}
+	if _, err := s.Collect(t.Context(), marking(blocks[:len(blocks)/3]), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(noise(9999, 1500)); err != nil {
+		t.Errorf("Put after a collection: %v", err)
+	}
+	s.SetLimits(Limits{MinFree: 1 << 60})
+	if err := s.Put(noise(99999, 1500)); !errors.Is(err, ErrQuota) {
+		t.Errorf("Put with too little free: %v", err)
+	}
+	wantAll(t, s, blocks[:len(blocks)/3])
+}

@@ -25,6 +25,8 @@ type FS interface {
 	Remove(name string) error
 	// Sync makes creations, renames and removals durable.
 	Sync() error
+	// Free returns how many bytes can still be written.
+	Free() (int64, error)
 }
 
 // File is an open file of an FS.
@@ -90,6 +92,8 @@ func (d osDir) Sync() error {
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
+
+func (d osDir) Free() (int64, error) { return freeSpace(string(d)) }
 
 type osFile struct{ *os.File }
 

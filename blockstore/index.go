@@ -94,6 +94,9 @@ func (x *index) find(k key) (entry, bool) {
 	return entry{}, false
 }
 
+// size returns the bytes of the index file that there is or will be.
+func (x *index) size() int64 { return indexHeader + fanoutSize + int64(x.count)*entrySize }
+
 // encode returns the index file of a live index.
 func (x *index) encode(id packID, packSize int64) []byte {
 	keys := make([]key, 0, len(x.live))

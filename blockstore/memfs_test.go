@@ -80,6 +80,8 @@ func (m *memFS) Remove(name string) error {
 
 func (m *memFS) Sync() error { return nil }
 
+func (m *memFS) Free() (int64, error) { return 1 << 40, nil }
+
 func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

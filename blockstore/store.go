@@ -48,7 +48,8 @@ type Store struct {
 	// appendMu serialises writing to the active pack and replacing it, and guards
 	// the fields below. It is taken before mu.
 	appendMu   sync.Mutex
-	lastNumber uint32         // of the packs that there are or were
+	lastNumber uint32 // of the packs that there are or were
+	limits     Limits
 	unsynced   int            // bytes appended since the last background sync began
 	background sync.WaitGroup // background syncs
 
@@ -332,6 +333,9 @@ func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) er
 	if err := s.writable(); err != nil {
 		return err
 	}
+	if err := s.allow(int64(len(batch)+len(keys)*entrySize), moved); err != nil {
+		return err
+	}
 	p, err := s.room()
 	if err != nil {
 		return err
@@ -490,7 +494,7 @@ func (s *Store) Stats() Stats {
 	for _, p := range s.packs {
 		st.Blocks += p.index.count
 		st.Bytes += p.index.rawBytes
-		st.DiskBytes += p.size + int64(len(p.index.sealed))
+		st.DiskBytes += p.size + p.index.size()
 	}
 	return st
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -49,8 +51,28 @@ type Config struct {
 	PortMapping     bool         // port_mapping: ask the router for a port, by UPnP or NAT-PMP
 	ConnectionsLow  int          // connections_low: connections to peers that stay when there are too many
 	ConnectionsHigh int          // connections_high: more than these are too many
+	Disk            Size         // disk: most that the blocks may take; 0: no limit
+	MinFree         Size         // min_free: least that stays free on their file system
 	LogLevel        LogLevel     // log_level
 }
+
+// Size is a number of bytes, written as "20GB" or "512KiB".
+type Size int64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Size) UnmarshalText(text []byte) error {
+	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%q is not a size, such as 20GB or 512KiB", text)
+	}
+	*s = Size(n)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+func (s Size) String() string { return strconv.FormatInt(int64(s), 10) + "B" }
 
 // DefaultConfig returns what holds where a user says nothing.
 func DefaultConfig() Config {
@@ -65,7 +87,9 @@ func DefaultConfig() Config {
 		// and some fall over when one machine fills it.
 		ConnectionsLow:  32,
 		ConnectionsHigh: 96,
-		LogLevel:        LogWarn,
+		// A full disk takes down whatever else the machine is for.
+		MinFree:  256 << 20,
+		LogLevel: LogWarn,
 	}
 }
 
@@ -265,6 +289,8 @@ func (c *Config) settings() []setting {
 		{"port_mapping", &c.PortMapping, func() error { return nil }},
 		{"connections_low", &c.ConnectionsLow, func() error { return checkConnections(c.ConnectionsLow) }},
 		{"connections_high", &c.ConnectionsHigh, func() error { return checkConnections(c.ConnectionsHigh) }},
+		{"disk", &c.Disk, func() error { return nil }},
+		{"min_free", &c.MinFree, func() error { return nil }},
 		{"log_level", &c.LogLevel, func() error { return c.LogLevel.check() }},
 	}
 }

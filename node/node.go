@@ -31,12 +31,13 @@ var ErrInUse = errors.New("in use by another process")
 
 // Node is one mirror. Its methods may be called from many goroutines.
 type Node struct {
-	dir   string
-	cfg   Config
-	log   *slog.Logger
-	lock  *flock.Flock
-	store *blockstore.Store
-	sites *siteList
+	dir     string
+	cfg     Config
+	log     *slog.Logger
+	lock    *flock.Flock
+	store   *blockstore.Store
+	sites   *siteList
+	imports *importCache
 
 	ctx     context.Context // ends the node's background work
 	cancel  context.CancelFunc
@@ -86,6 +87,8 @@ func (n *Node) open() error {
 	if n.store, err = blockstore.Open(blocks, n.log); err != nil {
 		return err
 	}
+	n.store.SetLimits(blockstore.Limits{Bytes: int64(n.cfg.Disk), MinFree: int64(n.cfg.MinFree)})
+	n.imports = &importCache{path: filepath.Join(n.dir, importCacheFile), log: n.log}
 	n.sites, err = openSites(n.dir)
 	return err
 }
