@@ -10,7 +10,7 @@ import (
 const (
 	// cacheSize bounds the bytes of verified blocks kept in memory. It serves
 	// the directories and front pages that readers ask for again and again.
-	cacheSize = 16 << 20
+	cacheSize = 8 << 20
 	// entryCost is about what the cache itself takes for each block.
 	entryCost = 256
 	// Larger blocks are chunks of big files: read once, in order.

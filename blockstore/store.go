@@ -126,8 +126,8 @@ func (s *Store) load() error {
 		}
 	}
 	// Only now that every pack is known to be ours is anything written.
-	for i, p := range s.packs {
-		if err := s.recover(p, i == len(s.packs)-1); err != nil {
+	for i, p := range slices.Clone(s.packs) {
+		if err := s.recover(p, i == len(numbers)-1); err != nil {
 			return fmt.Errorf("recover %s: %w", packName(p.number), err)
 		}
 	}
@@ -140,12 +140,8 @@ func (s *Store) recover(p *pack, last bool) error {
 	switch {
 	case p.index.sealed != nil:
 		return nil
-	case p.id == packID{} && p.index.count == 0 && last:
-		// A crash while the pack was made. Nothing in it was acknowledged.
-		s.packs = s.packs[:len(s.packs)-1]
-		return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)))
 	case p.id == packID{}:
-		return nil // no sound head to tie an index to: replayed at each start
+		return s.recoverHeadless(p)
 	}
 	// The crash that left the pack unsealed may have left records in the page
 	// cache only. They are taken for durable from here on.
@@ -166,6 +162,18 @@ func (s *Store) recover(p *pack, last bool) error {
 
 func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
+}
+
+// recoverHeadless removes what a crash left of the making of a pack: no record is
+// written before the head is durable. A pack that lost its head otherwise is read at
+// each start, since there is nothing to tie an index to.
+func (s *Store) recoverHeadless(p *pack) error {
+	size, err := p.file.Size()
+	if err != nil || size > packHeader {
+		return err
+	}
+	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
+	return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync())
 }
 
 // isSound says whether a record's bytes match its multihash.

@@ -20,13 +20,15 @@ type row struct {
 	done    chan struct{} // closed when all are
 }
 
-// putFile stores the regular file called name in d.
-func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo) (Link, error) {
+// putFile stores the regular file called name in d. doubtful says that it is refused
+// if its content is secret.
+func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo, doubtful bool) (Link, error) {
 	f, err := openFile(d.root.Root, &d.place, name, info)
 	if err != nil {
 		return Link{}, d.pathError(name, err)
 	}
 	defer f.Close()
+	f.doubtful = doubtful
 	p, err := w.putContent(f)
 	if err != nil {
 		return Link{}, err
@@ -34,6 +36,7 @@ func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo) (Lin
 	if err := f.checkUnchanged(); err != nil {
 		return Link{}, f.pathError(err)
 	}
+	w.remember(f.info, p.link)
 	w.meter.files.Add(1)
 	return p.link, nil
 }
@@ -114,6 +117,9 @@ func (w *importWorker) putBytes(f *sourceFile, off, n int64) (part, error) {
 	data, err := f.readAt(off, n)
 	if err != nil {
 		return part{}, f.pathError(err)
+	}
+	if off == 0 && f.doubtful && isSecret(f.name, data) {
+		return part{}, f.pathError(ErrSecret)
 	}
 	leaf, err := putLeaf(data, w.put)
 	w.meter.bytes.Add(n)

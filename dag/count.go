@@ -15,12 +15,13 @@ func (im *importer) count(ctx context.Context, root *sharedRoot, name string) {
 		}
 	}
 	type dir struct {
-		parent *sharedRoot
-		name   string
+		parent   *sharedRoot
+		name     string
+		ignoring ignoring
 	}
 	var stack []dir
 	if info, err := root.Lstat(name); err == nil && info.IsDir() {
-		stack = append(stack, dir{root, name})
+		stack = append(stack, dir{root, name, ignoring{}})
 	} else {
 		add(root, name)
 		root.release()
@@ -32,14 +33,14 @@ func (im *importer) count(ctx context.Context, root *sharedRoot, name string) {
 		if err != nil {
 			return
 		}
-		entries, err := readDir(ctx, here.Root, im.hidden)
+		entries, rules, err := listDir(ctx, here.Root, im.hidden, d.ignoring)
 		if err != nil {
 			return
 		}
 		for _, e := range entries {
 			if e.IsDir() {
 				here.hold()
-				stack = append(stack, dir{here, e.Name()})
+				stack = append(stack, dir{here, e.Name(), rules.in(e.Name())})
 			} else {
 				add(here, e.Name())
 			}

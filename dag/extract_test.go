@@ -27,7 +27,7 @@ func TestExtract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := siteTree().write(t)
 			want := readTree(t, path)
-			m, imported := importTree(t, p, path, ImportOptions{Hidden: true})
+			m, imported := importTree(t, p, path, ImportOptions{Hidden: true, AllowSecrets: true})
 			parent := t.TempDir()
 			dest := filepath.Join(parent, "copy")
 			var last Progress
@@ -44,7 +44,7 @@ func TestExtract(t *testing.T) {
 			if got := readTree(t, dest); !maps.Equal(got, want) {
 				t.Errorf("got %d entries, want %d", len(got), len(want))
 			}
-			if _, again := importTree(t, p, dest, ImportOptions{Hidden: true}); again.Root != imported.Root {
+			if _, again := importTree(t, p, dest, ImportOptions{Hidden: true, AllowSecrets: true}); again.Root != imported.Root {
 				t.Errorf("root is %s, was %s", again.Root, imported.Root)
 			}
 			for name, mode := range map[string]fs.FileMode{".": 0o755, "big": 0o755, "index.html": 0o644} {

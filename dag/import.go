@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
@@ -25,8 +26,11 @@ type BlockWriter interface {
 	Flush() error
 }
 
-// ImportStore is what Import writes to.
+// ImportStore is what Import writes to. Of files that its cache knows it asks whether
+// their blocks are held, and reads the nodes among them.
 type ImportStore[W BlockWriter] interface {
+	Getter
+	Has(cid.Cid) (bool, error)
 	// NewWriter returns a writer for one more goroutine.
 	NewWriter() W
 	// Sync makes durable what was flushed.
@@ -38,11 +42,18 @@ type ImportOptions struct {
 	// Hidden takes in entries whose name starts with a dot, which are left out
 	// otherwise, whatever they are. The path given to Import is always taken in.
 	Hidden bool
+	// AllowSecrets takes in what looks secret, which fails the import otherwise.
+	AllowSecrets bool
+	// Cache is ImportResult.Cache of an earlier import, whose files are not read
+	// again unless they changed. nil reads all.
+	Cache *FileCache
 	// Workers is how many files are read and hashed at once. 0 is GOMAXPROCS.
 	Workers int
 	// Progress, if set, is called about ten times a second and at the end, never
 	// twice at once. Its totals are counted by a second walk over the tree.
 	Progress func(Progress)
+
+	start time.Time // now, but for tests
 }
 
 // ImportResult is what an import made.
@@ -51,9 +62,11 @@ type ImportResult struct {
 	Files    int
 	Dirs     int // the top one included
 	Symlinks int
-	Blocks   int   // written, those included that the store held or that occur twice
-	Bytes    int64 // of file content
-	NewBytes int64 // of blocks that the store did not hold before
+	Cached   int        // of Files, those that were not read because ImportOptions.Cache had them
+	Blocks   int        // written, those included that the store held or that occur twice
+	Bytes    int64      // of file content
+	NewBytes int64      // of blocks that the store did not hold before
+	Cache    *FileCache // of the files in the tree, for the next import
 }
 
 // Import stores the file or directory at path as blocks, with the profile
@@ -63,16 +76,19 @@ type ImportResult struct {
 // If path itself is a symlink, what it leads to is imported. Every other symlink is
 // stored as a symlink and never followed; nothing outside the tree is read. Names
 // are kept as they are, byte for byte; empty directories are kept; modes and times are
-// not. A named pipe, socket or device fails the import with ErrSpecialFile, a file
-// that changes while it is read with ErrChanged, and a tree deeper than MaxTreeDepth
-// with ErrTooLarge. Errors name the path, quoted. Blocks that were
-// written before an import failed stay in the store, with no root above them.
+// not. What an IgnoreFile in the tree matches is left out, and so is that file.
 //
-// Memory is bounded by about 1 MiB a worker, what writers buffer, and some 100 bytes
-// for each entry of the directories that are not yet finished.
+// What looks secret, such as a private key, .env or .git, fails the import with
+// ErrSecret, a named pipe, socket or device with ErrSpecialFile, a file that changes
+// while it is read with ErrChanged, and a tree deeper than MaxTreeDepth with
+// ErrTooLarge. Errors name the path, quoted. Blocks that were written before an import
+// failed stay in the store, with no root above them.
+//
+// Memory is bounded by about 1 MiB a worker, what writers buffer, some 100 bytes for
+// each entry of the directories that are not yet finished, and the two caches.
 func Import[W BlockWriter](ctx context.Context, store ImportStore[W], path string, opts ImportOptions) (ImportResult, error) {
 	newWriter := func() BlockWriter { return store.NewWriter() }
-	res, err := runImport(ctx, unixfsV1, newWriter, path, opts)
+	res, err := runImport(ctx, unixfsV1, store, newWriter, path, opts)
 	if err != nil {
 		return ImportResult{}, fmt.Errorf("import: %w", err)
 	}
@@ -87,18 +103,29 @@ func Import[W BlockWriter](ctx context.Context, store ImportStore[W], path strin
 // directory builds the directory's node, and so on up to the root.
 type importer struct {
 	profile
-	hidden bool
-	open   openDirs
-	jobs   chan job
-	chunks chan chunk
-	done   chan struct{} // closed when root is known
-	root   cid.Cid
+	hidden        bool
+	refuseSecrets bool
+	store         heldBlocks
+	cache         *FileCache
+	seen          *cacheBuilder
+	open          openDirs
+	jobs          chan job
+	chunks        chan chunk
+	done          chan struct{} // closed when root is known
+	root          cid.Cid
 
 	meter    meter
 	dirs     atomic.Int64
 	symlinks atomic.Int64
+	cached   atomic.Int64
 	blocks   atomic.Int64
 	newBytes atomic.Int64
+}
+
+// heldBlocks is the part of an ImportStore that is there before the import.
+type heldBlocks interface {
+	Getter
+	Has(cid.Cid) (bool, error)
 }
 
 // importDir is a directory that is not yet a block.
@@ -107,6 +134,7 @@ type importDir struct {
 	parent  *importDir // nil for the one that holds the path given to Import
 	slot    int        // its place in parent.entries
 	root    *sharedRoot
+	rules   ignoring     // those of its own ignore file only once it is open
 	entries []Link       // sorted by name; without CID and Size until they are blocks
 	missing atomic.Int64 // how many are not
 }
@@ -115,19 +143,28 @@ type importDir struct {
 type job struct {
 	dir  *importDir
 	slot int
+	info fs.FileInfo // of the entry, when the directory was read; nil with slot -1
 }
 
-func runImport(ctx context.Context, p profile, newWriter func() BlockWriter, path string, opts ImportOptions) (ImportResult, error) {
+func runImport(ctx context.Context, p profile, store heldBlocks, newWriter func() BlockWriter, path string, opts ImportOptions) (ImportResult, error) {
 	workers := opts.Workers
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
+	start := opts.start
+	if start.IsZero() {
+		start = time.Now()
+	}
 	im := &importer{
-		profile: p,
-		hidden:  opts.Hidden,
-		jobs:    make(chan job, 64), // each may hold a directory open
-		chunks:  make(chan chunk, workers),
-		done:    make(chan struct{}),
+		profile:       p,
+		hidden:        opts.Hidden,
+		refuseSecrets: !opts.AllowSecrets,
+		store:         store,
+		cache:         opts.Cache,
+		seen:          newCacheBuilder(start),
+		jobs:          make(chan job, 64), // each may hold a directory open
+		chunks:        make(chan chunk, workers),
+		done:          make(chan struct{}),
 	}
 	defer im.open.closeAll()
 	top, err := im.openTop(path)
@@ -168,9 +205,11 @@ func runImport(ctx context.Context, p profile, newWriter func() BlockWriter, pat
 		Files:    int(im.meter.files.Load()),
 		Dirs:     int(im.dirs.Load()),
 		Symlinks: int(im.symlinks.Load()),
+		Cached:   int(im.cached.Load()),
 		Blocks:   int(im.blocks.Load()),
 		Bytes:    im.meter.bytes.Load(),
 		NewBytes: im.newBytes.Load(),
+		Cache:    im.seen.build(),
 	}, nil
 }
 
@@ -209,8 +248,15 @@ func (im *importer) walk(ctx context.Context, top *importDir) error {
 	if err != nil {
 		return top.pathError(top.entries[0].Name, err)
 	}
+	var secrets secretList
+	if im.refuseSecrets {
+		secrets.check(top, top.entries[0].Name, info.Mode())
+	}
+	if secrets.found() {
+		return secrets.err()
+	}
 	if !info.IsDir() {
-		return im.send(ctx, job{top, 0})
+		return im.send(ctx, job{top, 0, info})
 	}
 	stack := []*importDir{top.child(0)}
 	for len(stack) > 0 {
@@ -222,28 +268,38 @@ func (im *importer) walk(ctx context.Context, top *importDir) error {
 		if d.root, err = openDir(d.parent.root, d.name); err != nil {
 			return d.pathError("", err)
 		}
-		found, err := readDir(ctx, d.root.Root, im.hidden)
+		found, rules, err := listDir(ctx, d.root.Root, im.hidden, d.rules)
 		if err != nil {
 			return d.pathError("", err)
 		}
 		im.dirs.Add(1)
+		d.rules = rules
+		if im.refuseSecrets {
+			for _, e := range found {
+				secrets.check(d, e.Name(), e.Type())
+			}
+		}
 		d.entries = make([]Link, len(found))
 		d.missing.Store(int64(len(found)))
 		for i, e := range found {
 			d.entries[i].Name = e.Name()
 		}
-		if len(found) == 0 {
-			if err := im.send(ctx, job{d, -1}); err != nil {
+		if len(found) == 0 && !secrets.found() {
+			if err := im.send(ctx, job{d, -1, nil}); err != nil {
 				return err
 			}
 		}
 		// Directories last, so that a chain of them need not be held open.
 		for i, e := range found {
-			if e.IsDir() {
-				continue
+			if e.IsDir() || secrets.found() {
+				continue // from the first secret on, the walk only looks for others
+			}
+			info, err := e.Info() // costs nothing: of an os.Root, all are looked up on reading
+			if err != nil {
+				return d.pathError(e.Name(), err)
 			}
 			d.root.hold()
-			if err := im.send(ctx, job{d, i}); err != nil {
+			if err := im.send(ctx, job{d, i, info}); err != nil {
 				return err
 			}
 		}
@@ -254,16 +310,22 @@ func (im *importer) walk(ctx context.Context, top *importDir) error {
 			}
 		}
 		d.root.release()
+		d.rules = ignoring{} // its path may be long, and d stays until all below it is stored
+	}
+	if secrets.found() {
+		return secrets.err()
 	}
 	return nil
 }
 
 // child returns the directory that is entry slot of d.
 func (d *importDir) child(slot int) *importDir {
+	name := d.entries[slot].Name
 	return &importDir{
-		place:  place{up: &d.place, name: d.entries[slot].Name, depth: d.depth + 1},
+		place:  place{up: &d.place, name: name, depth: d.depth + 1},
 		parent: d,
 		slot:   slot,
+		rules:  d.rules.in(name),
 	}
 }
 
@@ -321,23 +383,36 @@ func (w *importWorker) do(j job) error {
 	if j.slot < 0 {
 		return w.finish(j.dir)
 	}
-	l, err := w.putEntry(j.dir, j.dir.entries[j.slot].Name)
+	l, err := w.putEntry(j.dir, j.dir.entries[j.slot].Name, j.info)
 	if err != nil {
 		return err
 	}
 	return w.fill(j.dir, j.slot, l)
 }
 
-// putEntry stores the file or symlink called name in d.
-func (w *importWorker) putEntry(d *importDir, name string) (Link, error) {
+// putEntry stores the file or symlink called name in d, which is as listed says or has
+// changed since.
+func (w *importWorker) putEntry(d *importDir, name string, listed fs.FileInfo) (Link, error) {
 	defer d.root.release()
+	doubtful := w.refuseSecrets && suspect(d.name, name, false) == doubtful
+	// Doubtful files are always read: the import that the cache is from may have been
+	// told to take in secrets.
+	if listed.Mode().IsRegular() && !doubtful {
+		l, ok, err := w.recall(listed)
+		if err != nil {
+			return Link{}, d.pathError(name, err)
+		}
+		if ok {
+			return l, nil
+		}
+	}
 	info, err := d.root.Lstat(name)
 	if err != nil {
 		return Link{}, d.pathError(name, err)
 	}
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
-		return w.putFile(d, name, info)
+		return w.putFile(d, name, info, doubtful)
 	case mode&fs.ModeSymlink != 0:
 		target, err := d.root.Readlink(name)
 		if err != nil {

@@ -23,7 +23,7 @@ var _ ImportStore[*blockstore.Writer] = (*blockstore.Store)(nil)
 func importTree(t testing.TB, p profile, path string, opts ImportOptions) (*memStore, ImportResult) {
 	t.Helper()
 	m := newMemStore()
-	res, err := runImport(context.Background(), p, func() BlockWriter { return m }, path, opts)
+	res, err := runImport(context.Background(), p, m, func() BlockWriter { return m }, path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestImportLikeBoxo(t *testing.T) {
 			for _, workers := range []int{0, 1, 7} {
 				sameAsBoxo(t, unixfsV1, path, ImportOptions{Workers: workers})
 			}
-			sameAsBoxo(t, unixfsV1, path, ImportOptions{Hidden: true})
+			sameAsBoxo(t, unixfsV1, path, ImportOptions{Hidden: true, AllowSecrets: true})
 		})
 	}
 }
@@ -161,7 +161,7 @@ func TestImportResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := ImportResult{Root: res.Root, Files: 3, Dirs: 2, Symlinks: 1, Blocks: 6, Bytes: 11, NewBytes: res.NewBytes}
+	want := ImportResult{Root: res.Root, Files: 3, Dirs: 2, Symlinks: 1, Blocks: 6, Bytes: 11, NewBytes: res.NewBytes, Cache: res.Cache}
 	if res != want {
 		t.Errorf("got %+v, want %+v", res, want)
 	}

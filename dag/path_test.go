@@ -68,7 +68,7 @@ func TestList(t *testing.T) {
 		"sharded": {chunkSize: 1 << 20, maxLinks: 1024, maxDirSize: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, res := importTree(t, p, path, ImportOptions{Hidden: true})
+			m, res := importTree(t, p, path, ImportOptions{Hidden: true, AllowSecrets: true})
 			found := map[string]int64{}
 			stack := []Entry{{CID: res.Root}}
 			for len(stack) > 0 {

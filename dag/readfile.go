@@ -23,6 +23,8 @@ type sourceFile struct {
 	info fs.FileInfo // at the time of opening
 	dir  *place      // where it is
 	name string
+	// doubtful says that its first bytes decide whether it is refused as a secret.
+	doubtful bool
 }
 
 func (f *sourceFile) pathError(err error) error { return f.dir.pathError(f.name, err) }
@@ -44,7 +46,7 @@ func openFile(root *os.Root, at *place, name string, before fs.FileInfo) (*sourc
 		f.Close()
 		return nil, err
 	}
-	return &sourceFile{f, info, at, name}, nil
+	return &sourceFile{File: f, info: info, dir: at, name: name}, nil
 }
 
 // readAt returns the n bytes at off.

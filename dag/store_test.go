@@ -59,6 +59,13 @@ func (m *memStore) Get(_ context.Context, c cid.Cid) (blockstore.Block, error) {
 	return b, nil
 }
 
+func (m *memStore) Has(c cid.Cid) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.blocks[c]
+	return ok, nil
+}
+
 func (m *memStore) put(b blockstore.Block) error {
 	_, err := m.Write(b)
 	return err
@@ -94,6 +101,11 @@ func (m *memStore) putDir(t testing.TB, name string, entries ...Link) Link {
 
 // discard is a store that keeps nothing.
 type discard struct{}
+
+func (discard) Get(context.Context, cid.Cid) (blockstore.Block, error) {
+	return blockstore.Block{}, blockstore.ErrNotFound
+}
+func (discard) Has(cid.Cid) (bool, error) { return false, nil }
 
 func (discard) NewWriter() discard                   { return discard{} }
 func (discard) Write(blockstore.Block) (bool, error) { return true, nil }

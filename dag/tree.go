@@ -122,9 +122,8 @@ func openDir(parent *sharedRoot, name string) (*sharedRoot, error) {
 	return parent.of.add(r), nil
 }
 
-// readDir returns the entries of the directory r, sorted bytewise by name, without
-// those whose name starts with a dot unless hidden is set.
-func readDir(ctx context.Context, r *os.Root, hidden bool) ([]fs.DirEntry, error) {
+// readDir returns the entries of the directory r, sorted bytewise by name.
+func readDir(ctx context.Context, r *os.Root) ([]fs.DirEntry, error) {
 	f, err := r.Open(".")
 	if err != nil {
 		return nil, err
@@ -136,11 +135,7 @@ func readDir(ctx context.Context, r *os.Root, hidden bool) ([]fs.DirEntry, error
 			return nil, err
 		}
 		some, err := f.ReadDir(4096)
-		for _, e := range some {
-			if hidden || !strings.HasPrefix(e.Name(), ".") {
-				entries = append(entries, e)
-			}
-		}
+		entries = append(entries, some...)
 		if err == io.EOF {
 			break
 		}

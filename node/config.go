@@ -231,6 +231,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	}
 	c := DefaultConfig()
 	settings := c.settings()
+	lines := make(map[string]int) // of the keys
 	// toml keeps no lines, so a second pass over the keys is what finds them.
 	var p unstable.Parser
 	p.Reset(data)
@@ -249,9 +250,16 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		} else {
 			err = settings[i].setValue(values[k])
 		}
+		line := p.Shape(key.Node().Raw).Start.Line
 		if err != nil {
-			return Config{}, fmt.Errorf("%s:%d: %w", name, p.Shape(key.Node().Raw).Start.Line, err)
+			return Config{}, fmt.Errorf("%s:%d: %w", name, line, err)
 		}
+		lines[k] = line
+	}
+	// If only one of the two is here, the other may still come from elsewhere.
+	low, high := lines["connections_low"], lines["connections_high"]
+	if err := c.checkTogether(); err != nil && low > 0 && high > 0 {
+		return Config{}, fmt.Errorf("%s:%d: %w", name, max(low, high), err)
 	}
 	return c, nil
 }
@@ -264,6 +272,11 @@ func (c Config) Check() error {
 			return fmt.Errorf("%s: %w", s.key, err)
 		}
 	}
+	return c.checkTogether()
+}
+
+// checkTogether refuses values that contradict each other.
+func (c Config) checkTogether() error {
 	if c.ConnectionsLow > c.ConnectionsHigh {
 		return fmt.Errorf("connections_low (%d) is above connections_high (%d)", c.ConnectionsLow, c.ConnectionsHigh)
 	}

@@ -40,6 +40,8 @@ func TestParseConfig(t *testing.T) {
 	c, err := ParseConfig("config.toml", []byte(`
 # Everything
 listen = ["/ip4/127.0.0.1/tcp/0"]
+disk = "20GB"
+min_free = "1MiB"
 bootstrap = [
   "`+peerAddr+`",
 ]
@@ -56,7 +58,7 @@ log_level = "debug"
 	want := Config{
 		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: []string{peerAddr}, Gateway: "[::1]:80",
 		DHT: DHTServer, Network: "my-net-2", Announce: AnnounceRoots,
-		ConnectionsLow: 1, ConnectionsHigh: 2, LogLevel: LogDebug,
+		ConnectionsLow: 1, ConnectionsHigh: 2, Disk: 20e9, MinFree: 1 << 20, LogLevel: LogDebug,
 	}
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Fatalf("%+v, %v; want %+v", c, err, want)
@@ -100,6 +102,9 @@ func TestParseConfigErrors(t *testing.T) {
 		{"mdns = \"yes\"", `config.toml:1: mdns: neither true nor false`},
 		{"mdns = yes", `config.toml:1: `},
 		{"listen = \"/ip4/0.0.0.0/tcp/1\"", `config.toml:1: listen: not a list of strings, such as ["a", "b"]`},
+		{"connections_low = 50\nmdns = true\nconnections_high = 10", `config.toml:3: connections_low (50) is above connections_high (10)`},
+		{"disk = \"lots\"", `config.toml:1: disk: "lots" is not a size, such as 20GB or 512KiB`},
+		{"min_free = 5", `config.toml:1: min_free: not a string in quotes`},
 		{"listen = [4801]", `config.toml:1: listen: 4801 in the list is not a string`},
 		{"listen = [\"\"]", `config.toml:1: listen: "" is not a multiaddr, such as /ip4/192.0.2.1/tcp/4801`},
 		{"listen = [\"/\"]", `config.toml:1: listen: "/" is not a multiaddr, such as /ip4/192.0.2.1/tcp/4801`},

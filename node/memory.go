@@ -9,7 +9,7 @@ import (
 
 const (
 	memoryPoll  = 5 * time.Second
-	quietAllocs = 4 << 20  // bytes allocated between two polls by a node that idles
+	quietAllocs = 16 << 20 // bytes allocated between two polls by a node that idles
 	burstAllocs = 16 << 20 // bytes allocated since the last release that make one worthwhile
 )
 

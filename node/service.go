@@ -21,7 +21,10 @@ var _ api.Service = (*Node)(nil)
 // Add implements api.Service.
 func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (api.AddResult, error) {
 	start := time.Now()
-	opts := dag.ImportOptions{Hidden: req.Hidden}
+	opts := dag.ImportOptions{Hidden: req.Hidden, AllowSecrets: req.AllowSecrets}
+	if !req.Rehash {
+		opts.Cache = n.imports.get(req.Path)
+	}
 	if progress != nil {
 		opts.Progress = func(p dag.Progress) {
 			progress(api.Progress{Phase: "adding", Bytes: p.Bytes, TotalBytes: p.TotalBytes, Files: int64(p.Files)})
@@ -31,8 +34,11 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	hold := n.store.Hold()
 	defer hold.Release()
 	res, err := dag.Import(ctx, hold, req.Path, opts)
+	if errors.Is(err, dag.ErrSecret) {
+		err = fmt.Errorf("%w; list what is not to be published in %s, or publish it with --allow-secrets", err, dag.IgnoreFile)
+	}
 	if err != nil {
-		return api.AddResult{}, err
+		return api.AddResult{}, quotaError(err)
 	}
 	s, keys, err := n.measure(ctx, res.Root)
 	if err != nil {
@@ -42,6 +48,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	if err := n.sites.put(s); err != nil {
 		return api.AddResult{}, err
 	}
+	n.imports.put(req.Path, res.Cache)
 	n.background("announce", res.Root, func(ctx context.Context) error { return n.provide(ctx, keys) })
 	return api.AddResult{
 		Root:     res.Root.String(),
@@ -199,7 +206,15 @@ func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchan
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
 		err = unreachable(net, err)
 	}
-	return res, err
+	return res, quotaError(err)
+}
+
+// quotaError makes an error for want of disk space that the node may use the API's.
+func quotaError(err error) error {
+	if errors.Is(err, blockstore.ErrQuota) {
+		return fmt.Errorf("%w: %w; unfollow a site and run `pollux gc`, or raise disk or lower min_free in config.toml", api.ErrQuota, err)
+	}
+	return err
 }
 
 // unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
@@ -244,9 +259,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Reachability: "unknown",
 		Addrs:        []string{},
 		Sites:        []api.Site{},
-		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes},
+		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes, QuotaBytes: int64(n.cfg.Disk)},
 		Announce:     api.AnnounceStatus{Strategy: n.cfg.Announce.String()},
-		Limits:       api.Limits{MemoryBytes: transport.MemoryLimit, Connections: int64(n.cfg.ConnectionsHigh)},
+		Limits:       api.Limits{DiskBytes: int64(n.cfg.Disk), MemoryBytes: transport.MemoryLimit, Connections: int64(n.cfg.ConnectionsHigh)},
 	}
 	id, err := n.ID(ctx)
 	if err != nil {

@@ -96,6 +96,9 @@ func (l *siteList) put(s site) error {
 	defer l.mu.Unlock()
 	next := slices.Clone(l.sites)
 	if i := l.index(s.Root); i >= 0 {
+		if next[i] == s {
+			return nil
+		}
 		next[i] = s
 	} else {
 		next = append(next, s)

@@ -14,7 +14,12 @@ func (a *app) addCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add PATH",
 		Short: "Import a file or a directory and keep it",
-		Args:  exactly(1),
+		Long: `Import a file or a directory and keep it.
+
+Left out are files and directories whose name starts with a dot, unless --hidden
+is given, and what .polluxignore files in the tree match; their syntax is that of
+.gitignore.`,
+		Args: exactly(1),
 		RunE: does(func(ctx context.Context, args []string) (err error) {
 			if req.Path, err = filepath.Abs(args[0]); err != nil {
 				return err
@@ -34,6 +39,8 @@ func (a *app) addCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVar(&req.Hidden, "hidden", false, "include files and directories whose name starts with a dot")
+	cmd.Flags().BoolVar(&req.Rehash, "rehash", false, "read all files again, even those that did not change")
+	cmd.Flags().BoolVar(&req.AllowSecrets, "allow-secrets", false, "publish even what looks secret, such as private keys")
 	return cmd
 }
 

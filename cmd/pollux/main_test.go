@@ -17,9 +17,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// patience is how long a script waits for what has to come. A daemon's end has
+// longest is how long a script waits for what has to come. A daemon's end has
 // its own limit.
-const patience = time.Minute
+const longest = time.Minute
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"pollux": main})
@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 			"daemon":  cmdDaemon,
 			"sigterm": cmdSigterm,
 		},
-		Deadline:            time.Now().Add(4 * patience), // else a hung script holds up the rest for 10 minutes
+		Deadline:            time.Now().Add(4 * longest), // else a hung script holds up the rest for 10 minutes
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
@@ -145,8 +145,8 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	case <-ready:
 	case <-p.done:
 		ts.Fatalf("daemon %s ended before it was ready", name)
-	case <-time.After(patience):
-		ts.Fatalf("daemon %s was not ready within %v", name, patience)
+	case <-time.After(longest):
+		ts.Fatalf("daemon %s was not ready within %v", name, longest)
 	}
 	var addrs []string
 	ts.Check(json.Unmarshal(events["addrs"], &addrs))

@@ -125,7 +125,7 @@ func (m *machine) status(what string, ok func(api.Status) bool) api.Status {
 		m.t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	for {
 		s, err := c.Status(ctx)
@@ -139,7 +139,15 @@ func (m *machine) status(what string, ok func(api.Status) bool) api.Status {
 	}
 }
 
-func announced(s api.Status) bool { return s.Announce.Keys > 0 && s.Announce.Queued == 0 }
+// announced says whether every block of every site is.
+func announced(s api.Status) bool {
+	for _, site := range s.Sites {
+		if site.State == api.StateWhole && s.Announce.Keys < site.Blocks {
+			return false
+		}
+	}
+	return s.Announce.Keys > 0 && s.Announce.Queued == 0
+}
 
 // read fetches a path of a site from the machine's gateway, on the site's own
 // origin, as a browser does: following redirects.
@@ -170,13 +178,16 @@ func (m *machine) read(root, path string) (int, []byte) {
 // TestMirror is the whole of it: a site added on one node is found over the DHT by
 // a second that knows only a third, mirrored, and served when the first is gone; a
 // fourth node mirrors it from the second alone.
+//
+// All but the third are clients of the DHT. Nodes do not get to know clients by
+// themselves, so what they are found by are the provider records.
 func TestMirror(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "site")
 	writeSite(t, dir)
 	want := readTree(t, dir)
 
 	c := newMachine(t, "c").start(nil)
-	a := newMachine(t, "a").start(c)
+	a := newMachine(t, "a").start(c, "--dht", "client")
 	var added api.AddResult
 	a.run(&added, "add", dir)
 	if added.Files < 1000 || added.NewBytes == 0 {
@@ -184,7 +195,10 @@ func TestMirror(t *testing.T) {
 	}
 	a.status("all blocks are announced", announced)
 
-	b := newMachine(t, "b").start(c)
+	b := newMachine(t, "b").start(c, "--dht", "client")
+	if s := b.status("it is there", func(api.Status) bool { return true }); s.Connections > 1 {
+		t.Fatalf("the second node has %d connections before it looks for anything", s.Connections)
+	}
 	var followed api.FollowResult
 	b.run(&followed, "follow", added.Root, "--wait")
 	if followed.Root != added.Root || followed.Blocks != added.Blocks || followed.Peers != 1 || followed.Received == 0 {
@@ -215,7 +229,7 @@ func TestMirror(t *testing.T) {
 		t.Errorf("get received %d bytes for what was there", got.Received)
 	}
 
-	d := newMachine(t, "d").start(c)
+	d := newMachine(t, "d").start(c, "--dht", "client")
 	d.run(&followed, "follow", added.Root, "--wait")
 	if followed.Blocks != added.Blocks || followed.Peers != 1 {
 		t.Errorf("the fourth node followed %+v", followed)

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"pollux/node"
 	"pollux/node/api"
@@ -49,7 +52,10 @@ it whole, serves it, and passes it on.
 			return fmt.Errorf("unknown command %q", args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := refuseEmpty(cmd, args); err != nil {
+				return err
+			}
 			a.started = true
 			if a.repo == "" {
 				a.repo = defaultRepo()
@@ -74,6 +80,8 @@ it whole, serves it, and passes it on.
 		a.getCommand(),
 		a.catCommand(),
 		a.lsCommand(),
+		a.exportCommand(),
+		a.importCommand(),
 		a.gcCommand(),
 		a.statusCommand(),
 		a.peersCommand(),
@@ -126,9 +134,40 @@ func exactly(n int) cobra.PositionalArgs {
 	}
 }
 
+// refuseEmpty refuses an empty argument, or an empty value of a flag. They come from
+// variables that a script did not set, and would stand for the current directory, or
+// for a default that was not meant.
+func refuseEmpty(cmd *cobra.Command, args []string) (err error) {
+	if slices.Contains(args, "") {
+		return errors.New("an argument is empty")
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if v := f.Value.String(); v == "" || v == "[]" {
+			err = fmt.Errorf("the value of --%s is empty", f.Name)
+		}
+	})
+	return err
+}
+
 // timeoutFlag adds --timeout to a command that waits for the network.
 func timeoutFlag(cmd *cobra.Command, timeout *time.Duration) {
-	cmd.Flags().DurationVar(timeout, "timeout", time.Minute, "give up when nothing has arrived for this long")
+	*timeout = time.Minute
+	cmd.Flags().Var((*patience)(timeout), "timeout", "give up when nothing has arrived for this `long`")
+}
+
+// patience is a duration above 0, as a flag.
+type patience time.Duration
+
+func (p *patience) String() string { return time.Duration(*p).String() }
+func (p *patience) Type() string   { return "duration" }
+
+func (p *patience) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return errors.New("not a duration above 0, such as 90s or 5m")
+	}
+	*p = patience(d)
+	return nil
 }
 
 // service is an api.Service that its user closes.
@@ -201,5 +240,9 @@ func (a *app) logger(cfg node.Config) *slog.Logger {
 	if a.quiet {
 		level = max(level, slog.LevelError)
 	}
-	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	handler := slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level})
+	// Some libraries log by package log, mostly what their callers are told too.
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(handler, slog.LevelDebug).Writer())
+	return slog.New(handler)
 }

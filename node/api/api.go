@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -22,6 +23,10 @@ type Service interface {
 	// Add imports a file or a directory tree and keeps it. When it returns, the
 	// tree is durable.
 	Add(ctx context.Context, req AddRequest, progress func(Progress)) (AddResult, error)
+	// Import reads a CAR, version 1 or 2, stores its blocks and keeps what lies
+	// below its roots. That has to be whole, or else none of it is kept. When it
+	// returns, it is durable. If it fails, a Read of car may still be under way.
+	Import(ctx context.Context, car io.Reader, progress func(Progress)) (ImportResult, error)
 	// Follow mirrors a target from now on, across restarts. It returns at once,
 	// or with req.Wait when the target is held whole.
 	Follow(ctx context.Context, req FollowRequest, progress func(Progress)) (FollowResult, error)
@@ -46,8 +51,10 @@ type Service interface {
 
 // AddRequest asks for the import of one path.
 type AddRequest struct {
-	Path   string `json:"path"`   // absolute path of a file or a directory, on the node's machine
-	Hidden bool   `json:"hidden"` // include files and directories whose name starts with a dot
+	Path         string `json:"path"`          // absolute path of a file or a directory, on the node's machine
+	Hidden       bool   `json:"hidden"`        // include files and directories whose name starts with a dot
+	Rehash       bool   `json:"rehash"`        // read all files, those too that did not change since the last Add of Path
+	AllowSecrets bool   `json:"allow_secrets"` // include what looks secret, such as private keys, instead of failing
 }
 
 // AddResult tells what an import made.
@@ -61,6 +68,15 @@ type AddResult struct {
 	Version  int64  `json:"version"`   // version of that name; 0 if none
 	URL      string `json:"url"`       // where the local gateway serves it; "" if no gateway runs
 	TookMS   int64  `json:"took_ms"`   // milliseconds
+}
+
+// ImportResult tells what a CAR held.
+type ImportResult struct {
+	Roots    []string `json:"roots"`     // CIDs that are kept
+	Blocks   int64    `json:"blocks"`    // blocks in the CAR
+	Bytes    int64    `json:"bytes"`     // bytes of those blocks
+	NewBytes int64    `json:"new_bytes"` // bytes of the blocks that the store did not hold before
+	TookMS   int64    `json:"took_ms"`   // milliseconds
 }
 
 // FollowRequest asks for a target to be mirrored.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -50,6 +51,40 @@ func (c *Client) Add(ctx context.Context, req AddRequest, progress func(Progress
 	return post[AddResult](ctx, c, pathAdd, req, progress)
 }
 
+// Import implements Service.
+func (c *Client) Import(ctx context.Context, car io.Reader, progress func(Progress)) (ImportResult, error) {
+	src := &source{r: car}
+	res, err := call[ImportResult](ctx, c, http.MethodPost, pathImport, typeCAR, src, progress)
+	if failed := src.failure(); err != nil && failed != nil && ctx.Err() == nil {
+		err = failed // the rest followed from it
+	}
+	return res, err
+}
+
+// source remembers why it could not be read.
+type source struct {
+	r io.Reader
+
+	mu  sync.Mutex // HTTP reads in a goroutine of its own
+	err error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if err != nil && err != io.EOF {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+	}
+	return n, err
+}
+
+func (s *source) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 // Follow implements Service.
 func (c *Client) Follow(ctx context.Context, req FollowRequest, progress func(Progress)) (FollowResult, error) {
 	return post[FollowResult](ctx, c, pathFollow, req, progress)
@@ -69,7 +104,7 @@ func (c *Client) Fetch(ctx context.Context, req FetchRequest, progress func(Prog
 // Block implements Service. It checks the block again on arrival.
 func (c *Client) Block(ctx context.Context, id cid.Cid, timeout time.Duration) (blockstore.Block, error) {
 	query := url.Values{"cid": {id.String()}, "timeout": {timeout.String()}}
-	resp, err := c.do(ctx, http.MethodGet, pathBlock+"?"+query.Encode(), nil)
+	resp, err := c.do(ctx, http.MethodGet, pathBlock+"?"+query.Encode(), "", nil)
 	if err != nil {
 		return blockstore.Block{}, err
 	}
@@ -95,12 +130,12 @@ func (c *Client) GC(ctx context.Context, progress func(Progress)) (GCResult, err
 
 // Status implements Service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	return call[Status](ctx, c, http.MethodGet, pathStatus, nil, nil)
+	return call[Status](ctx, c, http.MethodGet, pathStatus, "", nil, nil)
 }
 
 // Peers implements Service.
 func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
-	return call[[]Peer](ctx, c, http.MethodGet, pathPeers, nil, nil)
+	return call[[]Peer](ctx, c, http.MethodGet, pathPeers, "", nil, nil)
 }
 
 // Connect implements Service.
@@ -110,7 +145,7 @@ func (c *Client) Connect(ctx context.Context, addr string) (Peer, error) {
 
 // ID implements Service.
 func (c *Client) ID(ctx context.Context) (Identity, error) {
-	return call[Identity](ctx, c, http.MethodGet, pathID, nil, nil)
+	return call[Identity](ctx, c, http.MethodGet, pathID, "", nil, nil)
 }
 
 func post[Res any](ctx context.Context, c *Client, path string, req any, progress func(Progress)) (Res, error) {
@@ -118,12 +153,12 @@ func post[Res any](ctx context.Context, c *Client, path string, req any, progres
 	if err != nil {
 		return *new(Res), err
 	}
-	return call[Res](ctx, c, http.MethodPost, path, body, progress)
+	return call[Res](ctx, c, http.MethodPost, path, typeJSON, bytes.NewReader(body), progress)
 }
 
 // call sends a request and reads the event stream that answers it.
-func call[Res any](ctx context.Context, c *Client, method, path string, body []byte, progress func(Progress)) (res Res, err error) {
-	resp, err := c.do(ctx, method, path, body)
+func call[Res any](ctx context.Context, c *Client, method, path, contentType string, body io.Reader, progress func(Progress)) (res Res, err error) {
+	resp, err := c.do(ctx, method, path, contentType, body)
 	if err != nil {
 		return res, err
 	}
@@ -136,13 +171,13 @@ func call[Res any](ctx context.Context, c *Client, method, path string, body []b
 }
 
 // do sends a request. The response's body is the caller's to close.
-func (c *Client) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://pollux"+path, bytes.NewReader(body))
+func (c *Client) do(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://pollux"+path, body)
 	if err != nil {
 		return nil, err
 	}
 	if body != nil {
-		req.Header.Set("Content-Type", typeJSON)
+		req.Header.Set("Content-Type", contentType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -27,6 +27,7 @@ type fake struct {
 	block blockstore.Block
 
 	gotAdd     AddRequest
+	gotCAR     []byte
 	gotFollow  FollowRequest
 	gotFetch   FetchRequest
 	gotTarget  string
@@ -40,6 +41,16 @@ func (f *fake) Add(_ context.Context, req AddRequest, progress func(Progress)) (
 	progress(Progress{Phase: "adding", Bytes: 2, TotalBytes: 10}) // too soon to be passed on
 	progress(Progress{Phase: "writing", Files: 3})
 	return AddResult{Root: "root", Files: 3, URL: "http://root.ipfs.localhost/", TookMS: 7}, f.err
+}
+
+func (f *fake) Import(_ context.Context, car io.Reader, progress func(Progress)) (ImportResult, error) {
+	if f.err != nil {
+		return ImportResult{}, f.err // with the CAR unread
+	}
+	progress(Progress{Phase: "importing"})
+	var err error
+	f.gotCAR, err = io.ReadAll(car)
+	return ImportResult{Roots: []string{"root"}, Blocks: 2}, err
 }
 
 func (f *fake) Follow(_ context.Context, req FollowRequest, progress func(Progress)) (FollowResult, error) {
@@ -140,6 +151,12 @@ func TestClient(t *testing.T) {
 	equal(t, f.gotAdd, nil, add)
 	equal(t, progress, nil, []Progress{{Phase: "adding", Bytes: 1, TotalBytes: 10}, {Phase: "writing", Files: 3}})
 
+	car := bytes.Repeat([]byte("car"), 1<<20)
+	imported, err := c.Import(ctx, bytes.NewReader(car), nil)
+	equal(t, imported, err, ImportResult{Roots: []string{"root"}, Blocks: 2})
+	equal(t, len(f.gotCAR), nil, len(car))
+	equal(t, bytes.Equal(f.gotCAR, car), nil, true)
+
 	follow := FollowRequest{Target: "t", Wait: true, Timeout: time.Minute}
 	followed, err := c.Follow(ctx, follow, nil)
 	equal(t, followed, err, FollowResult{Root: "root", Received: 11})
@@ -172,6 +189,72 @@ func TestClient(t *testing.T) {
 	equal(t, id, err, Identity{Peer: "me", Addrs: []string{"/ip4/127.0.0.1/tcp/1"}})
 }
 
+// endless has bytes for ever.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+// importing is a Service that tells how reading a CAR ended.
+type importing struct {
+	fake
+	read chan error
+}
+
+func newImporting() *importing {
+	return &importing{read: make(chan error, 1)}
+}
+
+func (s *importing) Import(_ context.Context, car io.Reader, progress func(Progress)) (ImportResult, error) {
+	progress(Progress{Phase: "importing"})
+	_, err := io.Copy(io.Discard, car)
+	s.read <- err
+	return ImportResult{}, err
+}
+
+// Progress comes while the CAR is being sent, and a CAR that cannot be read to its
+// end is not taken for a whole one.
+func TestImportSourceFails(t *testing.T) {
+	svc := newImporting()
+	c, _, _ := serve(t, svc)
+	r, w := io.Pipe()
+	broken := errors.New("broken")
+	_, err := c.Import(t.Context(), r, func(Progress) { w.CloseWithError(broken) })
+	if err != broken {
+		t.Errorf("got %v, want %v", err, broken)
+	}
+	if err := <-svc.read; err == nil {
+		t.Error("the server took the CAR for whole")
+	}
+}
+
+func TestImportCancel(t *testing.T) {
+	svc := newImporting()
+	c, _, _ := serve(t, svc)
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	defer w.Close()
+	_, err := c.Import(ctx, r, func(Progress) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	if err := <-svc.read; err == nil {
+		t.Error("the server took the CAR for whole")
+	}
+}
+
+// A client that holds back its CAR does not hold up a shutdown.
+func TestImportShutdown(t *testing.T) {
+	svc := newImporting()
+	c, shutdown, _ := serve(t, svc)
+	r, w := io.Pipe()
+	defer w.Close()
+	_, err := c.Import(t.Context(), r, func(Progress) { go shutdown() })
+	if err == nil || err.Error() != errShutdown.Error() {
+		t.Errorf("got %v, want %v", err, errShutdown)
+	}
+	shutdown()
+}
+
 // Every method passes every error on, with its sentinel and its text.
 func TestClientErrors(t *testing.T) {
 	f := &fake{}
@@ -179,6 +262,7 @@ func TestClientErrors(t *testing.T) {
 	ctx := t.Context()
 	methods := map[string]func() error{
 		"Add":      func() error { _, err := c.Add(ctx, AddRequest{}, nil); return err },
+		"Import":   func() error { _, err := c.Import(ctx, endless{}, nil); return err },
 		"Follow":   func() error { _, err := c.Follow(ctx, FollowRequest{}, nil); return err },
 		"Unfollow": func() error { return c.Unfollow(ctx, "t") },
 		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
@@ -284,6 +368,7 @@ func TestServerRefuses(t *testing.T) {
 	}{
 		{"form", "POST", pathAdd, "application/x-www-form-urlencoded", "{}", 400, "content type must be application/json"},
 		{"no content type", "POST", pathAdd, "", "{}", 400, "content type must be application/json"},
+		{"CAR as JSON", "POST", pathImport, typeJSON, "{}", 400, "content type must be application/vnd.ipld.car"},
 		{"charset", "POST", pathAdd, "application/json; charset=utf-8", "{}", 200, `"result"`},
 		{"empty", "POST", pathAdd, typeJSON, "", 400, "EOF"},
 		{"unknown field", "POST", pathAdd, typeJSON, `{"paht":"/"}`, 400, "paht"},

@@ -9,7 +9,7 @@ var (
 	// target that is not a CID.
 	ErrUsage = errors.New("bad request")
 	// ErrQuota reports that the disk space given to the node is used up.
-	ErrQuota = errors.New("quota exceeded")
+	ErrQuota = errors.New("no disk space left for it")
 	// ErrUnreachable reports that no peer was reachable, or that none had what was
 	// asked for, within the timeout.
 	ErrUnreachable = errors.New("not reachable")

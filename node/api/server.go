@@ -21,9 +21,11 @@ const (
 )
 
 // The paths of the API. Those with a request take POST and its JSON, the others
-// GET. All answer with an event stream, except that a block comes as its bytes.
+// GET. All answer with an event stream. But a block comes as its bytes, and a CAR
+// is sent as its bytes.
 const (
 	pathAdd      = "/v1/add"
+	pathImport   = "/v1/import"
 	pathFollow   = "/v1/follow"
 	pathUnfollow = "/v1/unfollow"
 	pathFetch    = "/v1/fetch"
@@ -35,11 +37,12 @@ const (
 	pathBlock    = "/v1/block" // ?cid=CID&timeout=DURATION
 )
 
-// Content types of requests and event streams, and of blocks.
+// Content types of requests and event streams, of blocks and of CARs.
 const (
 	typeJSON   = "application/json"
 	typeEvents = "application/x-ndjson"
 	typeBlock  = "application/vnd.ipld.raw"
+	typeCAR    = "application/vnd.ipld.car"
 )
 
 // unfollowRequest and connectRequest carry the argument of the method.
@@ -76,6 +79,7 @@ func NewServer(svc Service, log *slog.Logger) *http.Server {
 func newHandler(svc Service) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathAdd, handle(svc.Add))
+	mux.HandleFunc("POST "+pathImport, func(w http.ResponseWriter, r *http.Request) { serveImport(w, r, svc) })
 	mux.HandleFunc("POST "+pathFollow, handle(svc.Follow))
 	mux.HandleFunc("POST "+pathFetch, handle(svc.Fetch))
 	mux.HandleFunc("POST "+pathUnfollow, handle(
@@ -105,16 +109,21 @@ func handle[Req, Res any](method func(context.Context, Req, func(Progress)) (Res
 			writeError(w, r, err)
 			return
 		}
-		var last Progress
-		var sent time.Time
-		res, err := method(r.Context(), req, func(p Progress) {
-			if p.Phase == last.Phase && time.Since(sent) < progressEvery {
-				return
-			}
-			last, sent = p, time.Now()
-			writeEvent(w, event{Progress: &p})
-		})
+		res, err := method(r.Context(), req, reporter(w))
 		finish(w, r, res, err)
+	}
+}
+
+// reporter returns a progress function that sends events, not too many.
+func reporter(w http.ResponseWriter) func(Progress) {
+	var last Progress
+	var sent time.Time
+	return func(p Progress) {
+		if p.Phase == last.Phase && time.Since(sent) < progressEvery {
+			return
+		}
+		last, sent = p, time.Now()
+		writeEvent(w, event{Progress: &p})
 	}
 }
 
@@ -124,6 +133,25 @@ func get[Res any](method func(context.Context) (Res, error)) http.HandlerFunc {
 		res, err := method(r.Context())
 		finish(w, r, res, err)
 	}
+}
+
+// serveImport takes a CAR of any length.
+func serveImport(w http.ResponseWriter, r *http.Request, svc Service) {
+	if err := checkType(r, typeCAR); err != nil {
+		writeError(w, r, err)
+		return
+	}
+	ctl := http.NewResponseController(w)
+	// Progress goes out while the CAR comes in.
+	if err := ctl.EnableFullDuplex(); err != nil {
+		writeError(w, r, err)
+		return
+	}
+	// A client that holds back the rest must not hold up a shutdown.
+	stop := context.AfterFunc(r.Context(), func() { ctl.SetReadDeadline(time.Now()) })
+	defer stop()
+	res, err := svc.Import(r.Context(), r.Body, reporter(w))
+	finish(w, r, res, err)
 }
 
 func serveBlock(w http.ResponseWriter, r *http.Request, svc Service) {
@@ -150,8 +178,8 @@ func serveBlock(w http.ResponseWriter, r *http.Request, svc Service) {
 
 // readRequest unmarshals the body of r into req. Its errors wrap ErrUsage.
 func readRequest(w http.ResponseWriter, r *http.Request, req any) error {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != typeJSON {
-		return fmt.Errorf("%w: the content type must be %s", ErrUsage, typeJSON)
+	if err := checkType(r, typeJSON); err != nil {
+		return err
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	dec.DisallowUnknownFields()
@@ -161,6 +189,14 @@ func readRequest(w http.ResponseWriter, r *http.Request, req any) error {
 	// The server only notices that a client leaves once the body is read to its end.
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: more than one JSON value", ErrUsage)
+	}
+	return nil
+}
+
+// checkType fails with ErrUsage unless the body of r is of type want.
+func checkType(r *http.Request, want string) error {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != want {
+		return fmt.Errorf("%w: the content type must be %s", ErrUsage, want)
 	}
 	return nil
 }

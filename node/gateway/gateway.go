@@ -29,7 +29,7 @@ const (
 	MaxRequests = 1024
 	// maxLoads is how many blocks a request may load without sending a byte. It
 	// bounds what a directory made to explode (few blocks, many entries) costs,
-	// and with it the length of a generated listing: about 60,000 entries as
+	// and with it the length of a generated listing: about 10,000 entries as
 	// directories are usually sharded.
 	maxLoads = 1024
 )
