@@ -50,6 +50,18 @@ func newMemory() *memory {
 	}
 }
 
+// change makes changes that no Get sees in part: boxo leaves some behind.
+func (m *memory) change(do func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	do()
+}
+
+func (m *memory) block(c cid.Cid) (b blockstore.Block) {
+	m.change(func() { b = m.blocks[c] })
+	return b
+}
+
 // view is the side of a memory that the gateway sees: both have a Get.
 type view struct{ *memory }
 

@@ -245,7 +245,7 @@ func TestMethods(t *testing.T) {
 // TestTrustless asks for what clients verify by themselves.
 func TestTrustless(t *testing.T) {
 	s := newSite(t)
-	block := string(s.blocks[s.root].Data())
+	block := string(s.block(s.root).Data())
 	a := s.do(t, "GET", s.addr, "/ipfs/"+s.root.String()+"?format=raw")
 	a.want(t, 200, block)
 	a.wantHeader(t, "Content-Type", "application/vnd.ipld.raw")

@@ -77,7 +77,7 @@ func (m *memory) leaves(t *testing.T, c cid.Cid) []cid.Cid {
 	if c.Type() == cid.Raw {
 		return []cid.Cid{c}
 	}
-	n, err := merkledag.DecodeProtobuf(m.blocks[c].Data())
+	n, err := merkledag.DecodeProtobuf(m.block(c).Data())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func (m *memory) leaves(t *testing.T, c cid.Cid) []cid.Cid {
 // link returns the CID under a name in the site's root.
 func (s *site) link(t *testing.T, name string) cid.Cid {
 	t.Helper()
-	n, err := merkledag.DecodeProtobuf(s.blocks[s.root].Data())
+	n, err := merkledag.DecodeProtobuf(s.block(s.root).Data())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,10 +117,12 @@ func TestUnavailable(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSite(t)
 			lose := func(c cid.Cid) {
-				delete(s.blocks, c)
-				if tt.err != nil {
-					s.fail[c] = tt.err
-				}
+				s.change(func() {
+					delete(s.blocks, c)
+					if tt.err != nil {
+						s.fail[c] = tt.err
+					}
+				})
 			}
 			lose(s.link(t, "page.html"))
 			lose(s.link(t, "index.html"))
@@ -150,9 +152,11 @@ func TestUnavailable(t *testing.T) {
 				}
 			}
 			s.do(t, "HEAD", s.host, "/page.html").want(t, tt.status, "")
-			if n := s.asked[first]; n > 4 { // a prefetch and a read for each of two requests
-				t.Errorf("asked %d times for a missing block", n)
-			}
+			s.change(func() {
+				if n := s.asked[first]; n > 4 { // a prefetch and a read for each of two requests
+					t.Errorf("asked %d times for a missing block", n)
+				}
+			})
 		})
 	}
 }
@@ -188,8 +192,8 @@ func TestTruncation(t *testing.T) {
 	s := newSite(t)
 	leaves := s.leaves(t, s.link(t, "big.bin"))
 	for _, lost := range []cid.Cid{leaves[3], leaves[len(leaves)-1]} {
-		b := s.blocks[lost]
-		delete(s.blocks, lost)
+		b := s.block(lost)
+		s.change(func() { delete(s.blocks, lost) })
 		a := s.get(t, "/big.bin")
 		a.wantStatus(t, 200)
 		if a.bodyErr == nil || !bytes.HasPrefix(big, a.body) {
@@ -203,7 +207,7 @@ func TestTruncation(t *testing.T) {
 				t.Errorf("%s: status %d, %d bytes, no error", format, a.StatusCode, len(a.body))
 			}
 		}
-		s.blocks[lost] = b
+		s.change(func() { s.blocks[lost] = b })
 	}
 	s.get(t, "/big.bin").want(t, 200, string(big))
 }
@@ -218,8 +222,8 @@ func TestRetrievalTimeout(t *testing.T) {
 	}
 	s := serveHandler(t, m, h, root.Cid())
 	leaves := s.leaves(t, s.link(t, "big.bin"))
-	s.hang[s.link(t, "page.html")] = true
-	s.hang[leaves[8]] = true
+	page := s.link(t, "page.html")
+	s.change(func() { s.hang[page], s.hang[leaves[8]] = true, true })
 
 	a := s.get(t, "/page.html")
 	a.wantStatus(t, 504)
@@ -267,7 +271,8 @@ func TestBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serveHandler(t, m, h, root.Cid())
-	s.hang[s.link(t, "page.html")] = true
+	page := s.link(t, "page.html")
+	s.change(func() { s.hang[page] = true })
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
