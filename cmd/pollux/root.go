@@ -82,6 +82,7 @@ it whole, serves it, and passes it on.
 		a.lsCommand(),
 		a.exportCommand(),
 		a.importCommand(),
+		a.checkCommand(),
 		a.gcCommand(),
 		a.statusCommand(),
 		a.peersCommand(),

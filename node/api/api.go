@@ -39,6 +39,8 @@ type Service interface {
 	Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error)
 	// GC removes the blocks that no site needs. It fails if another one runs.
 	GC(ctx context.Context, progress func(Progress)) (GCResult, error)
+	// Check looks for damage in the block store. It changes nothing.
+	Check(ctx context.Context, req CheckRequest, progress func(Progress)) (CheckResult, error)
 	// Status describes the node now.
 	Status(ctx context.Context) (Status, error)
 	// Peers lists the peers that the node is connected to.
@@ -120,6 +122,21 @@ type GCResult struct {
 	Blocks     int64 `json:"blocks"`      // blocks that were removed
 	FreedBytes int64 `json:"freed_bytes"` // bytes on disk
 	TookMS     int64 `json:"took_ms"`     // milliseconds
+}
+
+// CheckRequest asks for a check of the block store.
+type CheckRequest struct {
+	Data bool `json:"data"` // read and hash every block, not only where it lies
+}
+
+// CheckResult tells what a check found.
+type CheckResult struct {
+	Packs   int64    `json:"packs"`
+	Blocks  int64    `json:"blocks"`  // blocks that were looked at
+	Bytes   int64    `json:"bytes"`   // bytes that were read
+	Damaged int64    `json:"damaged"` // blocks that are damaged
+	Damage  []string `json:"damage"`  // what is wrong, for people; at most 100
+	TookMS  int64    `json:"took_ms"` // milliseconds
 }
 
 // Progress is how far a running request has come. Totals that are not known

@@ -128,6 +128,11 @@ func (c *Client) GC(ctx context.Context, progress func(Progress)) (GCResult, err
 	return post[GCResult](ctx, c, pathGC, nothing{}, progress)
 }
 
+// Check implements Service.
+func (c *Client) Check(ctx context.Context, req CheckRequest, progress func(Progress)) (CheckResult, error) {
+	return post[CheckResult](ctx, c, pathCheck, req, progress)
+}
+
 // Status implements Service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return call[Status](ctx, c, http.MethodGet, pathStatus, "", nil, nil)

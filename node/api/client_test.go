@@ -30,6 +30,7 @@ type fake struct {
 	gotCAR     []byte
 	gotFollow  FollowRequest
 	gotFetch   FetchRequest
+	gotCheck   CheckRequest
 	gotTarget  string
 	gotAddr    string
 	gotTimeout time.Duration
@@ -77,6 +78,11 @@ func (f *fake) Block(_ context.Context, _ cid.Cid, timeout time.Duration) (block
 func (f *fake) GC(_ context.Context, progress func(Progress)) (GCResult, error) {
 	progress(Progress{Phase: "marking", Blocks: 7})
 	return GCResult{Blocks: 3, FreedBytes: 99}, f.err
+}
+
+func (f *fake) Check(_ context.Context, req CheckRequest, _ func(Progress)) (CheckResult, error) {
+	f.gotCheck = req
+	return CheckResult{Packs: 2, Damaged: 1, Damage: []string{"d"}}, f.err
 }
 
 func (f *fake) Status(context.Context) (Status, error) {
@@ -161,6 +167,10 @@ func TestClient(t *testing.T) {
 	followed, err := c.Follow(ctx, follow, nil)
 	equal(t, followed, err, FollowResult{Root: "root", Received: 11})
 	equal(t, f.gotFollow, nil, follow)
+
+	checked, err := c.Check(ctx, CheckRequest{Data: true}, nil)
+	equal(t, checked, err, CheckResult{Packs: 2, Damaged: 1, Damage: []string{"d"}})
+	equal(t, f.gotCheck, nil, CheckRequest{Data: true})
 
 	collected, err := c.GC(ctx, func(p Progress) { progress = append(progress, p) })
 	equal(t, collected, err, GCResult{Blocks: 3, FreedBytes: 99})
@@ -267,6 +277,7 @@ func TestClientErrors(t *testing.T) {
 		"Unfollow": func() error { return c.Unfollow(ctx, "t") },
 		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
 		"Block":    func() error { _, err := c.Block(ctx, blockstore.Sum(cid.Raw, nil).CID(), 0); return err },
+		"Check":    func() error { _, err := c.Check(ctx, CheckRequest{}, nil); return err },
 		"GC":       func() error { _, err := c.GC(ctx, nil); return err },
 		"Status":   func() error { _, err := c.Status(ctx); return err },
 		"Peers":    func() error { _, err := c.Peers(ctx); return err },

@@ -30,6 +30,7 @@ const (
 	pathUnfollow = "/v1/unfollow"
 	pathFetch    = "/v1/fetch"
 	pathGC       = "/v1/gc"
+	pathCheck    = "/v1/check"
 	pathConnect  = "/v1/connect"
 	pathStatus   = "/v1/status"
 	pathPeers    = "/v1/peers"
@@ -86,6 +87,7 @@ func newHandler(svc Service) http.Handler {
 		func(ctx context.Context, req unfollowRequest, _ func(Progress)) (nothing, error) {
 			return nothing{}, svc.Unfollow(ctx, req.Target)
 		}))
+	mux.HandleFunc("POST "+pathCheck, handle(svc.Check))
 	mux.HandleFunc("POST "+pathGC, handle(
 		func(ctx context.Context, _ nothing, progress func(Progress)) (GCResult, error) {
 			return svc.GC(ctx, progress)

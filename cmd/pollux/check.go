@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"pollux/node/api"
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	var req api.CheckRequest
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Look for damage in the block store; nothing is changed",
+		Args:  exactly(0),
+		RunE: does(func(ctx context.Context, _ []string) error {
+			svc, err := a.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer svc.Close()
+			show, done := a.progress()
+			res, err := svc.Check(ctx, req, show)
+			done()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				a.printJSON(res)
+			} else if !a.quiet {
+				for _, d := range res.Damage {
+					a.printf("%s\n", printable(d))
+				}
+				a.printf("Checked %s in %s, %s read\n", count(res.Blocks, "block", "blocks"), count(res.Packs, "pack", "packs"), size(res.Bytes))
+			}
+			if res.Damaged > 0 {
+				return fmt.Errorf("%s damaged: look at the disk; a block is fetched again when it is next read, or added again from its source", count(res.Damaged, "block is", "blocks are"))
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVar(&req.Data, "data", false, "read and hash every block")
+	return cmd
+}
