@@ -52,6 +52,11 @@ const (
 	opAck      opKind = "acknowledge" // the store says that blocks are durable
 )
 
+// needsSync says whether an operation may be lost until a sync covers it.
+func (k opKind) needsSync() bool {
+	return k == opCreate || k == opRename || k == opRemove || k == opWrite || k == opTruncate
+}
+
 type crashOp struct {
 	kind  opKind
 	file  *crashFile // nil for a sync of the directory
@@ -309,7 +314,7 @@ func (d *crashFS) image(cut int, k keep) (files map[string][]byte, certain bool)
 	data := make(map[*crashFile][]byte)
 	for i, op := range d.journal[:cut] {
 		whole := durable[i] || r.IntN(100) < k.names
-		certain = certain && (durable[i] || op.kind == opSync || op.kind == opSyncDir || op.kind == opAck || op.kind == opDamage)
+		certain = certain && (durable[i] || !op.kind.needsSync())
 		switch op.kind {
 		case opCreate:
 			if whole {

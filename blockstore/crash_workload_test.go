@@ -134,7 +134,12 @@ func (r *crashRun) broken(kind opKind, suffix string) {
 		if len(r.blocks) > 200 {
 			r.t.Fatalf("no %s of %s", kind, suffix)
 		}
-		if a := r.some(2); !r.put(a...) && !r.put(a...) {
+		a := r.some(2)
+		stored := r.put(a...)
+		if !stored {
+			stored = r.put(a...)
+		}
+		if !stored { // the store is read-only until restart
 			r.open()
 			r.mustPut(a...)
 		}
