@@ -215,6 +215,42 @@ func (f *crashFile) Truncate(size int64) error {
 
 func (f *crashFile) Sync() error { return f.fs.sync(f, opSync, f.name) }
 
+// Uncache leaves what is on the disk, or on its way there: writes that a failed
+// sync covered are gone.
+func (f *crashFile) Uncache() error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	lost := make(map[int]bool)
+	var pending []int
+	for i, op := range f.fs.journal {
+		switch {
+		case op.file != f:
+		case op.kind == opWrite, op.kind == opTruncate:
+			pending = append(pending, i)
+		case op.kind == opSync:
+			pending = slices.DeleteFunc(pending, func(i int) bool {
+				if i < op.began && op.err != nil {
+					lost[i] = true
+				}
+				return i < op.began
+			})
+		}
+	}
+	f.data = nil
+	for i, op := range f.fs.journal {
+		switch {
+		case op.file != f || lost[i]:
+		case op.kind == opWrite:
+			f.data = writeAt(f.data, op.data, op.off)
+		case op.kind == opTruncate:
+			f.data = resize(f.data, op.off)
+		case op.kind == opDamage && op.off < int64(len(f.data)):
+			f.data[op.off] ^= 0xff
+		}
+	}
+	return nil
+}
+
 func (f *crashFile) Map() ([]byte, func() error, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()

@@ -259,6 +259,9 @@ var workloads = []struct {
 		if r.put(a...) || r.put(r.block()) {
 			r.t.Fatal("a store whose sync failed acknowledged something")
 		}
+		// The page cache still shows what never reached the disk.
+		r.open()
+		r.mustPut(a...)
 	}},
 	{"damaged record", func(r *crashRun) {
 		var old []Block

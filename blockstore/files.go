@@ -38,6 +38,9 @@ type File interface {
 	Truncate(size int64) error
 	// Sync makes what was written, and the size, durable.
 	Sync() error
+	// Uncache drops what the operating system caches of what was synced, so that
+	// reads come from the disk.
+	Uncache() error
 	// Map returns the whole file as read-only memory, which is valid until
 	// unmap is called. The file must not be empty.
 	Map() (data []byte, unmap func() error, err error)

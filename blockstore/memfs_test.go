@@ -119,5 +119,6 @@ func (f *memFile) Map() ([]byte, func() error, error) {
 	return bytes.Clone(f.data), func() error { return nil }, nil
 }
 
-func (f *memFile) Sync() error  { return nil }
-func (f *memFile) Close() error { return nil }
+func (f *memFile) Sync() error    { return nil }
+func (f *memFile) Uncache() error { return nil }
+func (f *memFile) Close() error   { return nil }

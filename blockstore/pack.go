@@ -130,6 +130,11 @@ func openPack(dir FS, number uint32, verify func(record []byte) bool) (p *pack, 
 	default:
 		damage++ // the records behind a damaged head are still good
 	}
+	// After a sync that failed the page cache still shows, as clean, what never
+	// reached the disk. If that were replayed, it would be taken for durable.
+	if err := errors.Join(f.Sync(), f.Uncache()); err != nil {
+		return nil, 0, err
+	}
 	n, err := p.replay(size, verify)
 	return p, damage + n, err
 }

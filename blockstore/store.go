@@ -143,8 +143,7 @@ func (s *Store) recover(p *pack, last bool) error {
 	case p.id == packID{}:
 		return s.recoverHeadless(p)
 	}
-	// The crash that left the pack unsealed may have left records in the page
-	// cache only. They are taken for durable from here on.
+	// What was replayed is on the disk; this is for what is cut off.
 	if err := p.finish(); err != nil {
 		return err
 	}
