@@ -102,63 +102,6 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) load() error {
-	names, err := s.dir.List()
-	if err != nil {
-		return err
-	}
-	var numbers []uint32
-	for _, name := range names {
-		if n, ok := parsePackName(name); ok {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	for _, n := range numbers {
-		s.lastNumber = n
-		p, damage, err := openPack(s.dir, n, s.isSound)
-		if err != nil {
-			return fmt.Errorf("open pack: %w", err)
-		}
-		s.packs = append(s.packs, p)
-		if damage > 0 {
-			s.log.Warn("pack has damaged records", "pack", packName(n), "places", damage)
-		}
-	}
-	// Only now that every pack is known to be ours is anything written.
-	for i, p := range slices.Clone(s.packs) {
-		if err := s.recover(p, i == len(numbers)-1); err != nil {
-			return fmt.Errorf("recover %s: %w", packName(p.number), err)
-		}
-	}
-	return nil
-}
-
-// recover readies a pack that had no usable index: the last one to be written
-// on, the others with an index of their own.
-func (s *Store) recover(p *pack, last bool) error {
-	switch {
-	case p.index.sealed != nil:
-		return nil
-	case p.id == packID{}:
-		return s.recoverHeadless(p)
-	}
-	// What was replayed is on the disk; this is for what is cut off.
-	if err := p.finish(); err != nil {
-		return err
-	}
-	if last && !s.full(p) {
-		s.active = p
-		return nil
-	}
-	if err := p.writeIndex(s.dir); err != nil {
-		// The pack is replayed at the next start too. That is better than not to
-		// start, on a full disk for instance.
-		s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
-	}
-	return nil
-}
-
 func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
 }
@@ -173,20 +116,6 @@ func (s *Store) recoverHeadless(p *pack) error {
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync())
-}
-
-// isSound says whether a record's bytes match its multihash.
-func (s *Store) isSound(record []byte) bool {
-	h, err := parseHeader(record)
-	if err != nil {
-		return false
-	}
-	data, err := s.decodeRecord(record)
-	if err != nil {
-		return false
-	}
-	_, err = NewBlock(cid.NewCidV1(cid.Raw, h.mh), data)
-	return err == nil
 }
 
 // find returns the newest pack that holds k: an older one may have a damaged
@@ -424,73 +353,6 @@ func (s *Store) sealActive(p *pack) error {
 	s.active = nil
 	s.mu.Unlock()
 	return nil
-}
-
-// Sync makes durable all that writers have flushed. Calls at the same time share
-// one sync of the file. After an error the store is read-only: what the kernel
-// does with pages that it failed to write cannot be known.
-func (s *Store) Sync() error {
-	want := s.appended.Load()
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
-	for s.synced < want {
-		if s.failed != nil {
-			return s.failed
-		}
-		if s.syncing {
-			s.syncEnd.Wait()
-			continue
-		}
-		s.syncing = true
-		s.syncMu.Unlock()
-
-		upTo := s.appended.Load()
-		s.mu.RLock()
-		p := s.active
-		s.mu.RUnlock()
-		var err error
-		if p != nil { // else it was sealed, and so synced, just now
-			err = p.file.Sync()
-		}
-
-		s.syncMu.Lock()
-		s.syncing = false
-		s.syncEnd.Broadcast()
-		if err != nil {
-			s.failLocked(fmt.Errorf("sync %s: %w", packName(p.number), err))
-			return s.failed
-		}
-		s.synced = max(s.synced, upTo)
-	}
-	return nil
-}
-
-func (s *Store) writable() error {
-	s.mu.RLock()
-	closed := s.closed
-	s.mu.RUnlock()
-	if closed {
-		return ErrClosed
-	}
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
-	return s.failed
-}
-
-// fail makes the store read-only because of cause, and returns the error that
-// all later writes get.
-func (s *Store) fail(cause error) error {
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
-	s.failLocked(cause)
-	return s.failed
-}
-
-func (s *Store) failLocked(cause error) {
-	if s.failed == nil {
-		s.failed = fmt.Errorf("%w: %w", ErrReadOnly, cause)
-		s.log.Error("block store is read-only until restart", "err", cause)
-	}
 }
 
 // Stats returns what the store holds.
