@@ -27,6 +27,10 @@ func (d *flippedFS) Open(name string) (File, error) {
 	return flippedFile{f, d}, err
 }
 
+// Nothing is written to the disk, so there is nothing to keep a journal of.
+func (f flippedFile) Sync() error    { return nil }
+func (f flippedFile) Uncache() error { return nil }
+
 func (f flippedFile) ReadAt(b []byte, off int64) (int, error) {
 	n, err := f.File.ReadAt(b, off)
 	if i := f.fs.bit/8 - int(off); i >= 0 && i < n {
