@@ -267,6 +267,7 @@ func (f *Fetch) watch() {
 				s.check(now)
 			}
 			f.endGame(now)
+			f.changed.Broadcast() // some of what sessions wait for is that time passes
 			if t := f.request.Timeout; t > 0 && now.Sub(f.lastBlock) > t {
 				f.finish(&UnreachableError{
 					Missing: len(f.wants), Waited: t, Providers: len(f.providers), Asked: len(f.asked),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,5 +206,44 @@ func TestFullDisk(t *testing.T) {
 		if _, err := c.Fetch(limit(t), Request{Root: tr.root()}, candidates(provider(t, tr.blocks...))); !errors.Is(err, errFull) {
 			t.Errorf("err = %v", err)
 		}
+	}
+}
+
+// counting counts what is read from a store.
+type counting struct {
+	Getter
+	n atomic.Int64
+}
+
+func (c *counting) Get(ctx context.Context, id cid.Cid) (blockstore.Block, error) {
+	c.n.Add(1)
+	return c.Getter.Get(ctx, id)
+}
+
+// TestNearestFirst has a near provider, and one whose answers take a while: but for
+// the first blocks, which may be asked for before anything was measured, all comes
+// from the near one as long as it has nothing else to do.
+func TestNearestFirst(t *testing.T) {
+	tr := newTree(11, 1, 10)
+	store := newStore(t)
+	if err := store.Put(tr.blocks...); err != nil {
+		t.Fatal(err)
+	}
+	far := &counting{Getter: store}
+	s, err := NewServer(far, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := evil(t, func(st network.Stream) {
+		time.Sleep(700 * time.Millisecond)
+		s.handle(st)
+	})
+	c, got := newClient(t)
+	if _, err := c.Fetch(limit(t), Request{Root: tr.root()}, candidates(h, provider(t, tr.blocks...))); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, got, tr)
+	if n := far.n.Load(); n > 2 {
+		t.Errorf("%d of %d blocks came from the far provider", n, len(tr.blocks))
 	}
 }

@@ -53,6 +53,7 @@ type session struct {
 	gave     bool  // sent a good block
 	err      error // why the session ended; set once
 
+	askedLast time.Time
 	asked     int // wants that were asked for
 	answered  int // of them
 	delivered int // bytes of blocks that came
@@ -165,6 +166,7 @@ func (s *session) next() ([]*want, error) {
 				if len(s.owed) == 0 {
 					s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 				}
+				s.askedLast = now
 				s.asked += len(batch)
 				s.marks = append(s.marks, mark{s.asked, now, s.delivered})
 				for _, w := range batch {
@@ -187,21 +189,28 @@ func (s *session) next() ([]*want, error) {
 	}
 }
 
-// nearerWaits says whether a nearer provider is idle and should be asked first.
-// The caller holds mu.
+// nearerWaits says whether a nearer provider has room for what is in the pool, and
+// should be asked first. The caller holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
 	for t := range f.sessions {
-		if t != s && t.idle() && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.pool.has(t) {
+		if t != s && t.ready() && t.owedSize < t.window && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.pool.has(t) {
 			return true
 		}
 	}
 	return false
 }
 
-// idle says whether the session would take work at once.
-func (s *session) idle() bool {
-	return s.waiting && s.err == nil && !s.stalled && len(s.owed) == 0
+// idle says whether the session has nothing to do, and would take work.
+func (s *session) idle() bool { return s.ready() && len(s.owed) == 0 }
+
+// ready says whether the session would take work at once, or nearly so: a moment
+// after it has asked, it may not be back yet.
+func (s *session) ready() bool {
+	return s.err == nil && !s.stalled && (s.waiting || time.Since(s.askedLast) < backSoon)
 }
+
+// backSoon is how long a session that has asked may take to come back.
+const backSoon = 100 * time.Millisecond
 
 // read takes in frames until the stream ends.
 func (s *session) read(opened time.Time) error {
