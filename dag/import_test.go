@@ -454,3 +454,16 @@ func TestImportCancel(t *testing.T) {
 		t.Errorf("got error %v", err)
 	}
 }
+
+// TestImportReadFails imports a file that opens and cannot be read, by root neither:
+// the memory of this process, at the address 0.
+func TestImportReadFails(t *testing.T) {
+	path, err := filepath.EvalSymlinks("/proc/self/mem")
+	if err != nil {
+		t.Skip("no /proc")
+	}
+	res, err := Import(t.Context(), discard{}, path, ImportOptions{})
+	if err == nil || !strings.Contains(err.Error(), path) || res.Root.Defined() {
+		t.Errorf("root %s, %v", res.Root, err)
+	}
+}
