@@ -1,10 +1,13 @@
 package blockstore
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 )
 
@@ -14,7 +17,7 @@ type CheckResult struct {
 	Bytes         int64 // read from packs
 }
 
-// CheckProgress tells how far a check has come, in bytes of packs.
+// CheckProgress tells how far a check or repair has come, in bytes of packs.
 type CheckProgress struct{ Bytes, TotalBytes int64 }
 
 // Check looks at every pack and writes nothing. It checks that each index entry
@@ -22,72 +25,147 @@ type CheckProgress struct{ Bytes, TotalBytes int64 }
 // that its multihash stands for. damage is called for each thing that is wrong, from
 // one goroutine. An error means that the check could not be completed.
 func (s *Store) Check(ctx context.Context, data bool, damage func(error), progress func(CheckProgress)) (CheckResult, error) {
+	packs := s.allPacks()
+	var res CheckResult
+	err := eachPack(ctx, packs, progress, func(p *pack) error {
+		res.Packs++
+		return s.inspect(p, data, res.counting(ctx), func(_ key, err error) { damage(err) })
+	})
+	return res, err
+}
+
+// counting returns a function that adds a record to r, for inspect.
+func (r *CheckResult) counting(ctx context.Context) func(n int) error {
+	return func(n int) error {
+		r.Blocks++
+		r.Bytes += int64(n)
+		return ctx.Err()
+	}
+}
+
+func (s *Store) allPacks() []*pack {
 	s.mu.RLock()
-	packs := slices.Clone(s.packs)
+	defer s.mu.RUnlock()
+	return slices.Clone(s.packs)
+}
+
+// eachPack calls do for each pack, and progress, which may be nil, before that.
+func eachPack(ctx context.Context, packs []*pack, progress func(CheckProgress), do func(*pack) error) error {
 	var done CheckProgress
 	for _, p := range packs {
 		done.TotalBytes += p.size
 	}
-	s.mu.RUnlock()
-	var res CheckResult
 	for _, p := range packs {
-		if progress != nil {
-			progress(done)
-		}
-		if err := s.checkPack(ctx, p, data, damage, &res); err != nil {
-			return res, fmt.Errorf("check %s: %w", packName(p.number), err)
-		}
-		done.Bytes += p.size
-		res.Packs++
-	}
-	return res, nil
-}
-
-func (s *Store) checkPack(ctx context.Context, p *pack, data bool, damage func(error), res *CheckResult) error {
-	entries := make(map[key]entry)
-	s.mu.RLock()
-	if s.closed {
-		s.mu.RUnlock()
-		return ErrClosed
-	}
-	if !slices.Contains(s.packs, p) {
-		s.mu.RUnlock()
-		return nil // collected meanwhile
-	}
-	for k, e := range p.index.all() {
-		entries[k] = e
-	}
-	s.mu.RUnlock()
-	report := func(e entry, err error) {
-		damage(fmt.Errorf("%s at %d: %w", packName(p.number), e.offset, err))
-	}
-	var buf []byte
-	for k, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := int(e.size)
+		if progress != nil {
+			progress(done)
+		}
+		if err := do(p); err != nil {
+			return fmt.Errorf("%s: %w", packName(p.number), err)
+		}
+		done.Bytes += p.size
+	}
+	if progress != nil {
+		progress(done)
+	}
+	return nil
+}
+
+// located is an index entry and its key.
+type located struct {
+	key
+	entry
+}
+
+// inspect holds the head of p and its records, in the order in which they lie,
+// against its index; with data it reads all of them and hashes the blocks. It calls
+// count with the bytes read of each record, and ends with the error that count returns.
+// It calls bad for each block that is not as it should be, and with a zero key for a
+// damaged head. A pack that has been removed meanwhile is as it should be.
+func (s *Store) inspect(p *pack, data bool, count func(n int) error, bad func(key, error)) error {
+	entries, err := s.entriesOf(p)
+	if err != nil {
+		return err
+	}
+	report := func(k key, offset uint32, err error) {
+		bad(k, fmt.Errorf("%s at %d: %w", packName(p.number), offset, err))
+	}
+	switch err := p.checkHead(); {
+	case errors.Is(err, fs.ErrClosed):
+		return nil
+	case err != nil:
+		report(key{}, 0, err)
+	}
+	var buf []byte
+	for _, l := range entries {
+		n := int(l.size)
 		if !data {
 			n = min(n, recordHeader+maxHashLength)
 		}
 		buf = slices.Grow(buf[:0], n)[:n]
-		if _, err := p.file.ReadAt(buf, int64(e.offset)); errors.Is(err, io.EOF) {
-			report(e, errors.New("the pack ends within the record"))
-			continue
-		} else if err != nil {
+		_, err := p.file.ReadAt(buf, int64(l.offset))
+		if errors.Is(err, fs.ErrClosed) {
+			return nil
+		}
+		if err := count(n); err != nil {
 			return err
 		}
-		res.Blocks++
-		res.Bytes += int64(n)
-		h, err := parseHeader(buf)
-		switch {
-		case err != nil:
-			report(e, err)
-		case keyOf(h.mh) != k || h.size() != int(e.size) || h.raw != e.raw:
-			report(e, errors.New("another record than the index says"))
-		case data && !s.isSound(buf):
-			report(e, ErrMismatch)
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the pack ends within the record")
 		}
+		if err == nil {
+			err = s.checkRecord(buf, l, data)
+		}
+		if err != nil {
+			report(l.key, l.offset, err)
+		}
+	}
+	return nil
+}
+
+// entriesOf returns the index of p by offset, or nothing if p has been removed.
+func (s *Store) entriesOf(p *pack) ([]located, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if !slices.Contains(s.packs, p) {
+		return nil, nil
+	}
+	entries := make([]located, 0, p.index.count)
+	for k, e := range p.index.all() {
+		entries = append(entries, located{k, e})
+	}
+	slices.SortFunc(entries, func(a, b located) int { return cmp.Compare(a.offset, b.offset) })
+	return entries, nil
+}
+
+// checkHead says what is wrong with the head of p's file.
+func (p *pack) checkHead() error {
+	head := make([]byte, packHeader)
+	if _, err := p.file.ReadAt(head, 0); err != nil {
+		return err
+	}
+	if string(head[:8]) != packMagic || packHeadCRC(head) != binary.LittleEndian.Uint32(head[12:]) || packID(head[16:]) != p.id {
+		return errors.New("damaged head")
+	}
+	return nil
+}
+
+// checkRecord says what is wrong with the record that b starts with, and with data
+// is all of.
+func (s *Store) checkRecord(b []byte, want located, data bool) error {
+	h, err := parseHeader(b)
+	switch {
+	case err != nil:
+		return err
+	case keyOf(h.mh) != want.key || h.size() != int(want.size) || h.raw != want.raw:
+		return errors.New("another record than the index says")
+	case data && !s.isSound(b):
+		return ErrMismatch
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ const (
 	opSync     opKind = "sync"
 	opDamage   opKind = "damage"      // the disk changes a byte by itself
 	opAck      opKind = "acknowledge" // the store says that blocks are durable
+	opForget   opKind = "forget"      // blocks that may be collected from here on
 )
 
 // needsSync says whether an operation may be lost until a sync covers it.
@@ -67,7 +68,7 @@ type crashOp struct {
 	began int        // of a sync: it covers the operations before this one
 	err   error      // of a sync
 
-	blocks []Block // acknowledged, or damaged
+	blocks []Block // acknowledged, damaged or forgotten
 }
 
 // newCrashFS returns a disk that holds files.
@@ -277,6 +278,13 @@ func (d *crashFS) ack(blocks ...Block) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.journal = append(d.journal, crashOp{kind: opAck, blocks: blocks})
+}
+
+// forget notes that blocks need not stay.
+func (d *crashFS) forget(blocks ...Block) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.journal = append(d.journal, crashOp{kind: opForget, blocks: blocks})
 }
 
 // damage flips a byte in the last record of b.

@@ -152,6 +152,10 @@ func (e *enumeration) states(d *crashFS, seeds int, before map[cid.Cid]promise) 
 					}
 				case opDamage:
 					status[op.blocks[0].CID()] = damaged
+				case opForget:
+					for _, b := range op.blocks {
+						status[b.CID()] = nothing
+					}
 				}
 			}
 			promised := maps.Clone(status)
@@ -296,8 +300,12 @@ func tidy(d *crashFS) error {
 			return fmt.Errorf("second recovery: %s", op)
 		}
 	}
-	last := slices.Max(slices.Collect(maps.Keys(d.names)))
-	last = strings.TrimSuffix(strings.TrimSuffix(last, packSuffix), indexSuffix) + packSuffix
+	last := ""
+	for name := range d.names {
+		if strings.HasSuffix(name, packSuffix) {
+			last = max(last, name)
+		}
+	}
 	for name, f := range d.names {
 		number, ok := parsePackName(name)
 		if !ok {
@@ -317,8 +325,8 @@ func (op crashOp) String() string {
 	switch op.kind {
 	case opWrite:
 		return fmt.Sprintf("write %s at %d, %d bytes", op.name, op.off, len(op.data))
-	case opAck:
-		return fmt.Sprintf("acknowledge %d blocks", len(op.blocks))
+	case opAck, opForget:
+		return fmt.Sprintf("%s %d blocks", op.kind, len(op.blocks))
 	default:
 		return strings.TrimSpace(string(op.kind) + " " + op.name)
 	}

@@ -126,7 +126,7 @@ func (r *crashRun) breakOnce(kind opKind, suffix string) {
 }
 
 // broken writes until an operation has failed, and what was refused then once
-// more, if need be after a restart.
+// more.
 func (r *crashRun) broken(kind opKind, suffix string) {
 	r.t.Helper()
 	r.breakOnce(kind, suffix)
@@ -135,12 +135,7 @@ func (r *crashRun) broken(kind opKind, suffix string) {
 			r.t.Fatalf("no %s of %s", kind, suffix)
 		}
 		a := r.some(2)
-		stored := r.put(a...)
-		if !stored {
-			stored = r.put(a...)
-		}
-		if !stored { // the store is read-only until restart
-			r.open()
+		if !r.put(a...) {
 			r.mustPut(a...)
 		}
 	}
@@ -234,7 +229,7 @@ var workloads = []struct {
 	{"failed making of a pack", func(r *crashRun) {
 		r.mustPut(r.block())
 		for _, kind := range []opKind{opCreate, opWrite, opSync, opSyncDir} {
-			next := packName(uint32(r.disk.packs()) + 1)
+			next := packName(r.store.lastNumber + 1)
 			r.disk.fail = func(k opKind, name string) error {
 				if _, made := r.disk.names[next]; k == kind && (made || name == next) {
 					return errDisk
@@ -256,12 +251,95 @@ var workloads = []struct {
 		if r.put(a...) {
 			r.t.Fatal("a failed sync was acknowledged")
 		}
-		if r.put(a...) || r.put(r.block()) {
-			r.t.Fatal("a store whose sync failed acknowledged something")
-		}
 		// The page cache still shows what never reached the disk.
-		r.open()
 		r.mustPut(a...)
+		b := r.some(2)
+		r.breakOnce(opSync, packSuffix)
+		if r.put(b...) {
+			r.t.Fatal("a failed sync was acknowledged")
+		}
+		r.open()
+		r.mustPut(b...)
+	}},
+	{"failed again", func(r *crashRun) {
+		for range 3 {
+			r.mustPut(r.some(3)...)
+			a := r.some(2)
+			r.breakOnce(opSync, packSuffix)
+			if r.put(a...) {
+				r.t.Fatal("a failed sync was acknowledged")
+			}
+			for _, kind := range []opKind{opCreate, opWrite, opSync, opTruncate} {
+				r.breakOnce(kind, packSuffix)
+				if r.put(a...) {
+					r.t.Fatalf("a failed %s was acknowledged", kind)
+				}
+			}
+			r.mustPut(a...)
+		}
+	}},
+	{"collected", func(r *crashRun) {
+		var old []Block
+		for range 3 {
+			a := r.some(9)
+			r.mustPut(a...)
+			old = append(old, a...)
+			r.mustPut(r.some(3)...)
+			var gone []Block
+			for i, b := range old {
+				if i%4 != 0 {
+					gone = append(gone, b)
+				}
+			}
+			r.collect(gone...)
+			r.mustPut(gone[0], r.block())
+		}
+		r.collect(r.blocks...)
+		r.mustPut(r.some(2)...)
+	}},
+	{"failed collection", func(r *crashRun) {
+		for _, kind := range []opKind{opCreate, opWrite, opSync, opRename, opRemove, opSyncDir} {
+			a := r.some(12)
+			r.mustPut(a...)
+			suffix := ""
+			if kind == opWrite || kind == opSync {
+				suffix = packSuffix
+			}
+			r.breakOnce(kind, suffix)
+			r.collect(a[:9]...)
+			r.disk.fail = nil
+			r.mustPut(r.block(), a[2])
+			r.collect(a[2])
+		}
+	}},
+	{"repaired", func(r *crashRun) {
+		for i := range 3 {
+			a := r.some(8)
+			r.mustPut(a...)
+			r.damage(a[1])
+			r.disk.damage(a[6]) // which nobody has noticed
+			r.repair(i%2 == 0)
+			r.mustPut(a[1], a[6], r.block())
+			if i == 1 {
+				if err := r.store.DropQuarantine(); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+			r.repair(true)
+		}
+	}},
+	{"failed repair", func(r *crashRun) {
+		for _, kind := range []opKind{opCreate, opWrite, opSync, opRename, opRemove, opSyncDir} {
+			a := r.some(8)
+			r.mustPut(a...)
+			r.damage(a[1])
+			r.breakOnce(kind, "")
+			r.store.Repair(context.Background(), true, func(error) {}, nil)
+			r.disk.fail = nil
+			r.mustPut(a[1], r.block())
+			r.repair(true)
+			r.mustPut(a[1], a[4])
+		}
 	}},
 	{"damaged record", func(r *crashRun) {
 		var old []Block
@@ -286,5 +364,40 @@ func (r *crashRun) damage(b Block) {
 	r.disk.damage(b)
 	if _, err := r.store.Get(context.Background(), b.CID()); !errors.Is(err, ErrCorrupt) {
 		r.t.Fatalf("Get of a damaged block = %v", err)
+	}
+}
+
+// collect removes blocks, and adds some while it looks for what is to stay.
+func (r *crashRun) collect(gone ...Block) {
+	r.t.Helper()
+	r.disk.forget(gone...)
+	forgotten := make(map[cid.Cid]bool)
+	for _, b := range gone {
+		forgotten[b.CID()] = true
+	}
+	r.store.Collect(context.Background(), func(m *Marks) error {
+		for _, b := range r.blocks {
+			if !forgotten[b.CID()] {
+				m.Add(b.CID())
+			}
+		}
+		if r.disk.fail == nil {
+			r.mustPut(r.block())
+		}
+		return nil
+	}, nil)
+}
+
+// repair repairs the store, which must leave no damage.
+func (r *crashRun) repair(all bool) {
+	r.t.Helper()
+	if _, err := r.store.Repair(context.Background(), all, func(error) {}, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	if !all {
+		return
+	}
+	if _, err := r.store.Check(context.Background(), true, func(err error) { r.t.Error(err) }, nil); err != nil {
+		r.t.Fatal(err)
 	}
 }

@@ -82,10 +82,11 @@ func TestFailedWrite(t *testing.T) {
 	wantAll(t, openDir(t, path), []Block{first, second})
 }
 
-// TestFailedSync lets one sync fail and the next succeed: the write is never
-// acknowledged, and the store stops writing.
+// TestFailedSync lets syncs fail for a while: no write is acknowledged, the store says
+// why, what was there stays readable, and when the disk works again so does writing.
 func TestFailedSync(t *testing.T) {
-	dir, _ := Dir(t.TempDir())
+	path := t.TempDir()
+	dir, _ := Dir(path)
 	disk := &faulty{FS: dir}
 	s := openFS(t, disk)
 	first, second := noise(1, 900), noise(2, 900)
@@ -93,17 +94,64 @@ func TestFailedSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := errors.New("input/output error")
-	disk.sync = func() error { disk.sync = nil; return bad }
-	if err := s.Put(second); !errors.Is(err, bad) || !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Put = %v", err)
-	}
-	if err := s.Put(second); !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Put after a failed sync = %v", err)
-	}
-	if err := s.Sync(); !errors.Is(err, ErrReadOnly) {
-		t.Fatalf("Sync after a failed sync = %v", err)
+	disk.sync = func() error { return bad }
+	for range 3 {
+		if err := s.Put(second); !errors.Is(err, bad) || !errors.Is(err, ErrReadOnly) {
+			t.Fatalf("Put = %v", err)
+		}
+		if err := s.Sync(); !errors.Is(err, ErrReadOnly) {
+			t.Fatalf("Sync after a failed sync = %v", err)
+		}
+		if err := s.ReadOnly(); !errors.Is(err, bad) || !errors.Is(err, ErrReadOnly) {
+			t.Fatalf("ReadOnly = %v", err)
+		}
 	}
 	wantAll(t, s, []Block{first})
+	disk.sync = nil
+	if err := s.Put(second); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ReadOnly(); err != nil {
+		t.Error(err)
+	}
+	wantAll(t, s, []Block{first, second})
+	s.Close()
+	wantAll(t, openDir(t, path), []Block{first, second})
+}
+
+// TestSyncAcrossFailure has a hold whose blocks a failed sync may have lost, while
+// others made the store work again: it must not get an acknowledgement.
+func TestSyncAcrossFailure(t *testing.T) {
+	dir, _ := Dir(t.TempDir())
+	disk := &faulty{FS: dir}
+	s := openFS(t, disk)
+	if err := s.Put(noise(1, 900)); err != nil {
+		t.Fatal(err)
+	}
+	h := s.Hold()
+	defer h.Release()
+	w := h.NewWriter()
+	if _, err := w.Write(noise(2, 900)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	disk.sync = func() error { disk.sync = nil; return errors.New("input/output error") }
+	if err := s.Put(noise(3, 900)); !errors.Is(err, ErrReadOnly) {
+		t.Fatalf("Put = %v", err)
+	}
+	if err := s.Put(noise(4, 900)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Sync(); err == nil {
+		t.Error("blocks that may be lost were acknowledged")
+	}
+	again := s.Hold()
+	defer again.Release()
+	if err := again.Sync(); err != nil {
+		t.Errorf("a hold begun since: %v", err)
+	}
 }
 
 // TestFailedCreate lets the making of a new pack, or of an index, fail again and

@@ -3,6 +3,7 @@ package blockstore
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,6 +45,30 @@ type File interface {
 	// Map returns the whole file as read-only memory, which is valid until
 	// unmap is called. The file must not be empty.
 	Map() (data []byte, unmap func() error, err error)
+}
+
+// replaceFile writes a file in place of another of that name, if there is one. After
+// a crash there is the one or the other, if sync is set.
+func replaceFile(dir FS, name string, data []byte, sync bool) error {
+	temporary := name + tempSuffix
+	if err := dir.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := dir.Create(temporary)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	if sync && err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := dir.Rename(temporary, name); err != nil || !sync {
+		return err
+	}
+	return dir.Sync()
 }
 
 // Dir returns the FS of a directory of the operating system, which is created

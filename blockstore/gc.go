@@ -17,8 +17,12 @@ import (
 // pack to stay as it is. Copying more would free little for what it writes.
 const compactBelow = 75
 
-// ErrCollecting reports that a collection is under way already.
-var ErrCollecting = errors.New("a collection is under way already")
+// smallPack is the part of maxPackSize, one in so many, below which packs are copied
+// together: each collection seals the active pack, however little is in it.
+const smallPack = 16
+
+// ErrCollecting reports that a collection or a repair is under way already.
+var ErrCollecting = errors.New("a collection or repair is under way already")
 
 // Marks is the set of blocks that a collection leaves.
 type Marks struct{ keys map[key]struct{} }
@@ -44,7 +48,7 @@ type GCProgress struct{ Packs, TotalPacks int }
 
 // Collect removes the blocks that mark does not add to the marks, but for those
 // that a Hold keeps or that were written since Collect began. Packs with few blocks
-// left are copied. Reading and writing go on beside it.
+// left, and small ones, are copied. Reading and writing go on beside it.
 //
 // A crash in the middle leaves every block that is to stay; some may be there twice,
 // and some that were to go may still be there. It fails with ErrCollecting if
@@ -64,6 +68,13 @@ func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress f
 	if err := mark(marks); err != nil {
 		return GCStats{}, err
 	}
+	isSmall := func(p *pack) bool { return p.size < s.maxPackSize/smallPack }
+	small := 0
+	for _, p := range packs {
+		if isSmall(p) {
+			small++
+		}
+	}
 	for i, p := range packs {
 		if err := ctx.Err(); err != nil {
 			return stats, err
@@ -71,7 +82,7 @@ func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress f
 		if progress != nil {
 			progress(GCProgress{i, len(packs)})
 		}
-		n, err := s.collectPack(p, marks)
+		n, err := s.collectPack(p, marks, small > 1 && isSmall(p))
 		stats.Blocks += n
 		switch {
 		case errors.Is(err, ErrCorrupt):
@@ -110,6 +121,7 @@ func (s *Store) endCollecting() {
 func (s *Store) sealAll() ([]*pack, error) {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
+	s.tryRevive()
 	if err := s.writable(); err != nil {
 		return nil, err
 	}
@@ -123,9 +135,9 @@ func (s *Store) sealAll() ([]*pack, error) {
 	return slices.Clone(s.packs), nil
 }
 
-// collectPack removes p if few of its blocks are to stay, and copies those. It
-// returns how many blocks went.
-func (s *Store) collectPack(p *pack, marks *Marks) (removed int, err error) {
+// collectPack removes p if few of its blocks are to stay, or always, and copies
+// those. It returns how many blocks went.
+func (s *Store) collectPack(p *pack, marks *Marks, always bool) (removed int, err error) {
 	s.absorbHolds(marks)
 	stay := make(map[key]entry)
 	used, total := int64(packHeader), 0
@@ -145,7 +157,7 @@ func (s *Store) collectPack(p *pack, marks *Marks) (removed int, err error) {
 		}
 	}
 	s.mu.RUnlock()
-	if used*100 >= p.size*compactBelow {
+	if !always && used*100 >= p.size*compactBelow {
 		return 0, nil
 	}
 	for left := stay; ; {
@@ -191,6 +203,7 @@ func (s *Store) absorbHolds(marks *Marks) []key {
 
 // copyRecords appends the records of entries in p to the active pack, durably.
 func (s *Store) copyRecords(p *pack, from map[key]entry) error {
+	epoch := s.currentEpoch()
 	var (
 		batch   []byte
 		moved   []key
@@ -228,7 +241,7 @@ func (s *Store) copyRecords(p *pack, from map[key]entry) error {
 	if err := flush(); err != nil {
 		return err
 	}
-	return s.Sync()
+	return s.syncSince(epoch)
 }
 
 // removePack takes p out of the store and deletes its files, if all that is marked

@@ -12,6 +12,7 @@ import (
 // goroutines. It takes 32 bytes for each block until it is released.
 type Hold struct {
 	*Store
+	epoch uint64 // in which the operation began
 
 	mu       sync.Mutex
 	keys     []key
@@ -20,7 +21,7 @@ type Hold struct {
 
 // Hold begins an operation. Release ends it.
 func (s *Store) Hold() *Hold {
-	h := &Hold{Store: s}
+	h := &Hold{Store: s, epoch: s.begin()}
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	s.holds[h] = struct{}{}
@@ -49,6 +50,10 @@ func (h *Hold) NewWriter() *Writer {
 	w.hold = h
 	return w
 }
+
+// Sync is Store.Sync, and fails if anything that was written or found since the
+// operation began may have been lost when the disk failed.
+func (h *Hold) Sync() error { return h.syncSince(h.epoch) }
 
 func (h *Hold) keep(k key) {
 	if h == nil {

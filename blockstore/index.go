@@ -144,7 +144,7 @@ func openIndex(f File, id packID, packSize int64) (index, error) {
 		return index{}, fmt.Errorf("%w: too short", errBadIndex)
 	}
 	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return index{}, err
+		return index{}, fmt.Errorf("%w: %w", errBadIndex, err)
 	}
 	count := int64(binary.LittleEndian.Uint32(head[12:]))
 	switch {
@@ -163,7 +163,7 @@ func openIndex(f File, id packID, packSize int64) (index, error) {
 	// page, and mapped pages would stay resident.
 	sum := crc32.New(castagnoli)
 	if _, err := io.Copy(sum, io.NewSectionReader(f, indexHeader, size-indexHeader)); err != nil {
-		return index{}, err
+		return index{}, fmt.Errorf("%w: %w", errBadIndex, err)
 	}
 	if sum.Sum32() != binary.LittleEndian.Uint32(head[48:]) {
 		return index{}, fmt.Errorf("%w: damaged entries", errBadIndex)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -32,6 +31,7 @@ const (
 
 	packSuffix  = ".pack"
 	indexSuffix = ".idx"
+	badSuffix   = ".bad" // of a pack in quarantine
 	tempSuffix  = ".tmp"
 )
 
@@ -48,6 +48,10 @@ type pack struct {
 	file   File
 	size   int64 // bytes of sound head and records
 	index  index
+
+	// unreadable says that the disk failed when the pack was replayed. It is not
+	// written to then, nor cut: what could not be read may be sound.
+	unreadable bool
 }
 
 func packName(number uint32) string  { return fmt.Sprintf("%08d%s", number, packSuffix) }
@@ -55,7 +59,12 @@ func indexName(number uint32) string { return fmt.Sprintf("%08d%s", number, inde
 
 // parsePackName is the inverse of packName.
 func parsePackName(name string) (uint32, bool) {
-	digits, ok := strings.CutSuffix(name, packSuffix)
+	return parseName(name, packSuffix)
+}
+
+// parseName returns the number of the pack that a file belongs to.
+func parseName(name, suffix string) (uint32, bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
 	if !ok || len(digits) != 8 {
 		return 0, false
 	}
@@ -114,29 +123,32 @@ func openPack(dir FS, number uint32, verify func(record []byte) bool) (p *pack, 
 		return nil, 0, err
 	}
 	head := make([]byte, packHeader)
-	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, 0, err
-	}
+	readDamaged(f, head, 0) // what is not read is no head
 	sound := string(head[:8]) == packMagic && packHeadCRC(head) == binary.LittleEndian.Uint32(head[12:])
 	switch version := binary.LittleEndian.Uint32(head[8:]); {
 	case sound && version > formatVersion:
 		return nil, 0, fmt.Errorf("%s: format version %d: %w", packName(number), version, ErrNewerFormat)
 	case sound:
 		p.id = packID(head[16:])
-		if p.index, err = loadIndex(dir, p, size); err == nil {
+		p.index, err = loadIndex(dir, p, size)
+		switch {
+		case err == nil:
 			p.size = size
 			return p, 0, nil
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBadIndex):
+			// Such as too many open files, which a rebuilt index would not mend.
+			return nil, 0, err
 		}
 	default:
 		damage++ // the records behind a damaged head are still good
 	}
 	// After a sync that failed the page cache still shows, as clean, what never
 	// reached the disk. If that were replayed, it would be taken for durable.
-	if err := errors.Join(f.Sync(), f.Uncache()); err != nil {
-		return nil, 0, err
+	p.unreadable = f.Sync() != nil
+	if err := f.Uncache(); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", packName(number), err)
 	}
-	n, err := p.replay(size, verify)
-	return p, damage + n, err
+	return p, damage + p.replay(size, verify), nil
 }
 
 func loadIndex(dir FS, p *pack, size int64) (index, error) {
@@ -153,8 +165,9 @@ func loadIndex(dir FS, p *pack, size int64) (index, error) {
 // Payloads are checked against their CRC, so that a record torn by a crash, or
 // one whose tail never reached the disk, does not count. A record that was found
 // behind damage may be part of a block that was made to look like one; there verify
-// has to say whether its bytes match its multihash.
-func (p *pack) replay(size int64, verify func(record []byte) bool) (damage int, err error) {
+// has to say whether its bytes match its multihash. What the disk cannot read counts
+// as damage, and sets p.unreadable.
+func (p *pack) replay(size int64, verify func(record []byte) bool) (damage int) {
 	const window = 8 << 20 // holds the largest record several times over
 	p.index, p.size = newIndex(), packHeader
 	buf := make([]byte, 0, min(window, max(size, 1)))
@@ -167,17 +180,15 @@ func (p *pack) replay(size int64, verify func(record []byte) bool) (damage int, 
 			copy(buf[:cap(buf)], buf[pos:])
 			base += int64(pos)
 			pos = 0
-			n, err := p.file.ReadAt(buf[ahead:min(cap(buf), int(min(size-base, window)))], base+int64(ahead))
-			if err != nil && !errors.Is(err, io.EOF) {
-				return damage, err
-			}
+			n, readable := readDamaged(p.file, buf[ahead:min(cap(buf), int(min(size-base, window)))], base+int64(ahead))
+			p.unreadable = p.unreadable || !readable
 			if n == 0 {
 				size = base + int64(ahead) // the file is shorter than it was
 			}
 			buf = buf[:ahead+n]
 		}
 		if pos >= len(buf) {
-			return damage, nil
+			return damage
 		}
 		h, ok := soundRecord(buf[pos:])
 		if !ok || skipping && !verify(buf[pos:pos+h.size()]) {
@@ -220,19 +231,7 @@ func (p *pack) finish() error {
 // the live one. A crash between any two steps leaves a pack whose index is rebuilt
 // at the next start.
 func (p *pack) writeIndex(dir FS) error {
-	name := indexName(p.number)
-	if err := dir.Remove(name + tempSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := dir.Create(name + tempSuffix)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(p.index.encode(p.id, p.size), 0)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := errors.Join(dir.Rename(name+tempSuffix, name), dir.Sync()); err != nil {
+	if err := replaceFile(dir, indexName(p.number), p.index.encode(p.id, p.size), true); err != nil {
 		return err
 	}
 	sealed, err := loadIndex(dir, p, p.size)

@@ -1,8 +1,11 @@
 package blockstore
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"github.com/ipfs/go-cid"
 )
@@ -17,18 +20,24 @@ func (s *Store) load() error {
 	for _, name := range names {
 		if n, ok := parsePackName(name); ok {
 			numbers = append(numbers, n)
+		} else if n, ok := parseName(name, badSuffix); ok {
+			s.lastNumber = max(s.lastNumber, n) // not to be used again
+			if s.quarantined[n], err = fileSize(s.dir, name); err != nil {
+				return fmt.Errorf("open %s: %w", name, err)
+			}
 		}
 	}
 	slices.Sort(numbers)
 	for _, n := range numbers {
-		s.lastNumber = n
+		s.lastNumber = max(s.lastNumber, n)
 		p, damage, err := openPack(s.dir, n, s.isSound)
 		if err != nil {
 			return fmt.Errorf("open pack: %w", err)
 		}
 		s.packs = append(s.packs, p)
-		if damage > 0 {
-			s.log.Warn("pack has damaged records", "pack", packName(n), "places", damage)
+		if damage > 0 || p.unreadable {
+			s.log.Warn("pack is damaged", "pack", packName(n), "places", damage, "read_errors", p.unreadable)
+			s.suspectLocked(p)
 		}
 	}
 	// Only now that every pack is known to be ours is anything written.
@@ -37,7 +46,17 @@ func (s *Store) load() error {
 			return fmt.Errorf("recover %s: %w", packName(p.number), err)
 		}
 	}
+	s.removeOrphans(names)
 	return nil
+}
+
+func fileSize(dir FS, name string) (int64, error) {
+	f, err := dir.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.Size()
 }
 
 // recover readies a pack that had no usable index: the last one to be written
@@ -46,12 +65,19 @@ func (s *Store) recover(p *pack, last bool) error {
 	switch {
 	case p.index.sealed != nil:
 		return nil
+	case p.unreadable:
+		return nil // what could not be read may be sound: nothing is cut off
 	case p.id == packID{}:
 		return s.recoverHeadless(p)
 	}
 	// What was replayed is on the disk; this is for what is cut off.
 	if err := p.finish(); err != nil {
-		return err
+		// A read-only file system, for one. What there is can be read.
+		s.fail(fmt.Errorf("recover %s: %w", packName(p.number), err))
+		if last {
+			s.active = p
+		}
+		return nil
 	}
 	if last && !s.full(p) {
 		s.active = p
@@ -60,9 +86,49 @@ func (s *Store) recover(p *pack, last bool) error {
 	if err := p.writeIndex(s.dir); err != nil {
 		// The pack is replayed at the next start too. That is better than not to
 		// start, on a full disk for instance.
-		s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
+		s.logNoIndex(p, err)
 	}
 	return nil
+}
+
+// recoverHeadless removes what a crash left of the making of a pack: no record is
+// written before the head is durable. A pack that lost its head otherwise is read at
+// each start, since there is nothing to tie an index to, until it is repaired.
+func (s *Store) recoverHeadless(p *pack) error {
+	size, err := p.file.Size()
+	if err != nil || size > packHeader {
+		return err
+	}
+	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
+	delete(s.suspects, p.number)
+	err = errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync())
+	if err != nil {
+		s.fail(err)
+	}
+	return nil
+}
+
+// removeOrphans removes indexes without a pack. A collection that was cut off may
+// leave them, and so does the loss of a pack.
+func (s *Store) removeOrphans(names []string) {
+	var err error
+	removed := false
+	for _, name := range names {
+		number, ok := parseName(strings.TrimSuffix(name, tempSuffix), indexSuffix)
+		if !ok || slices.Contains(names, packName(number)) {
+			continue
+		}
+		s.log.Warn("an index has no pack; blocks may be missing", "index", name)
+		s.signalDamage()
+		removed = true
+		err = errors.Join(err, s.dir.Remove(name))
+	}
+	if removed {
+		err = errors.Join(err, s.dir.Sync())
+	}
+	if err != nil {
+		s.log.Warn("cannot remove indexes without packs", "err", err) // they only take space
+	}
 }
 
 // isSound says whether a record's bytes match its multihash.
@@ -77,4 +143,27 @@ func (s *Store) isSound(record []byte) bool {
 	}
 	_, err = NewBlock(cid.NewCidV1(cid.Raw, h.mh), data)
 	return err == nil
+}
+
+// readDamaged fills b from f at off, up to the end of the file. What the disk cannot
+// read is left zero, in pieces of 4 KiB. It returns how many bytes there are, and
+// whether all could be read.
+func readDamaged(f io.ReaderAt, b []byte, off int64) (n int, readable bool) {
+	n, err := f.ReadAt(b, off)
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, true
+	}
+	const piece = 4 << 10
+	for n = 0; n < len(b); {
+		part := b[n:min(n+piece, len(b))]
+		got, err := f.ReadAt(part, off+int64(n))
+		if errors.Is(err, io.EOF) {
+			return n + got, false
+		}
+		if err != nil {
+			clear(part[got:])
+		}
+		n += len(part)
+	}
+	return n, false
 }

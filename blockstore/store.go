@@ -21,8 +21,8 @@ var (
 	// ErrCorrupt reports a block that the store holds but cannot read back
 	// whole: the disk changed it.
 	ErrCorrupt = errors.New("block is damaged on disk")
-	// ErrReadOnly reports a store that stopped writing because the disk failed
-	// to make a write durable.
+	// ErrReadOnly reports a store that takes no writes because the disk failed to
+	// make one durable, and has not been seen to work since.
 	ErrReadOnly = errors.New("block store is read-only")
 	// ErrClosed reports use after Close.
 	ErrClosed = errors.New("block store is closed")
@@ -59,20 +59,29 @@ type Store struct {
 	// damaged are blocks whose record could not be read back. They count as not
 	// held, so that they are fetched and stored again.
 	damaged map[key]struct{}
-	closed  bool
+	// suspects are the numbers of packs in which damage was found.
+	suspects map[uint32]struct{}
+	// quarantined are packs that were damaged, number to bytes. Their sound blocks
+	// have been copied.
+	quarantined map[uint32]int64
+	closed      bool
 
 	holdMu     sync.Mutex // guards the fields below; taken after mu
 	holds      map[*Hold]struct{}
-	collecting bool
+	collecting bool    // or repairing
 	released   []*Hold // since the collection began
+
+	damage chan struct{} // see Damaged
 
 	appended atomic.Uint64 // number of batches in the active pack and before
 
 	syncMu  sync.Mutex // guards the fields below
 	syncEnd *sync.Cond
 	syncing bool
-	synced  uint64 // batches that are durable
+	synced  uint64 // batches that are durable, or lost with an earlier epoch
 	failed  error  // why the store is read-only, or nil
+	epoch   uint64 // how often the store was read-only and is not any more
+	lost    error  // what those who wrote in an earlier epoch are told
 }
 
 // Stats describes what a Store holds.
@@ -80,6 +89,8 @@ type Stats struct {
 	Blocks    int   // number of blocks
 	Bytes     int64 // sum of their lengths
 	DiskBytes int64 // bytes that packs and indexes take
+	// QuarantinedBytes are those of DiskBytes that packs in quarantine take.
+	QuarantinedBytes int64
 }
 
 // Open opens the store in dir, which may be empty. Packs whose index is missing,
@@ -93,7 +104,8 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		dir: dir, log: log, encoder: encoder, decoder: decoder, cache: newCache(cacheSize),
 		maxPackSize: maxPackSize, maxPackRecords: maxPackRecords,
-		damaged: make(map[key]struct{}), holds: make(map[*Hold]struct{}),
+		damaged: make(map[key]struct{}), suspects: make(map[uint32]struct{}), quarantined: make(map[uint32]int64),
+		holds: make(map[*Hold]struct{}), damage: make(chan struct{}, 1),
 	}
 	s.syncEnd = sync.NewCond(&s.syncMu)
 	if err := s.load(); err != nil {
@@ -104,18 +116,6 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 
 func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
-}
-
-// recoverHeadless removes what a crash left of the making of a pack: no record is
-// written before the head is durable. A pack that lost its head otherwise is read at
-// each start, since there is nothing to tie an index to.
-func (s *Store) recoverHeadless(p *pack) error {
-	size, err := p.file.Size()
-	if err != nil || size > packHeader {
-		return err
-	}
-	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
-	return errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync())
 }
 
 // find returns the newest pack that holds k: an older one may have a damaged
@@ -186,15 +186,9 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 	if isIdentity(c) {
 		return identityBlock(c)
 	}
-	var (
-		p      *pack
-		e      entry
-		record []byte
-	)
 	for {
-		var ok bool
-		var err error
-		if p, e, ok, err = s.lookup(c, nil); err != nil {
+		p, e, ok, err := s.lookup(c, nil)
+		if err != nil {
 			return Block{}, err
 		}
 		if !ok {
@@ -203,32 +197,62 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 		if data, ok := s.cache.get(c.Hash()); ok {
 			return Block{c, data}, nil
 		}
-		record = make([]byte, e.size)
+		record := make([]byte, e.size)
 		_, err = p.file.ReadAt(record, int64(e.offset))
-		if err == nil {
-			break
-		}
 		// A pack that was collected meanwhile is closed; the block, if it stayed, is
 		// elsewhere now.
-		if !errors.Is(err, fs.ErrClosed) {
-			return Block{}, fmt.Errorf("read %s: %w", c, err)
+		if errors.Is(err, fs.ErrClosed) {
+			continue
 		}
-	}
-	data, err := s.decodeRecord(record)
-	if err == nil {
 		var b Block
-		if b, err = NewBlock(c, data); err == nil {
-			s.cache.add(c.Hash(), data)
-			return b, nil
+		if err == nil {
+			b, err = s.decodeBlock(c, record)
 		}
+		if err != nil {
+			return Block{}, s.damagedAt(p, e, c, err)
+		}
+		s.cache.add(c.Hash(), b.data)
+		return b, nil
 	}
+}
+
+// decodeBlock returns the block in record, if it is c.
+func (s *Store) decodeBlock(c cid.Cid, record []byte) (Block, error) {
+	data, err := s.decodeRecord(record)
+	if err != nil {
+		return Block{}, err
+	}
+	return NewBlock(c, data)
+}
+
+// damagedAt notes that a block cannot be read back because of cause, and returns the
+// error for it.
+func (s *Store) damagedAt(p *pack, e entry, c cid.Cid, cause error) error {
 	s.mu.Lock()
 	s.damaged[keyOf(c.Hash())] = struct{}{}
+	s.suspectLocked(p)
 	s.mu.Unlock()
-	err = fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, err)
+	err := fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, cause)
 	s.log.Error("block is damaged on disk", "err", err)
-	return Block{}, err
+	return err
 }
+
+// suspectLocked notes that p is damaged. The caller holds mu.
+func (s *Store) suspectLocked(p *pack) {
+	s.suspects[p.number] = struct{}{}
+	s.signalDamage()
+}
+
+func (s *Store) signalDamage() {
+	select {
+	case s.damage <- struct{}{}:
+	default:
+	}
+}
+
+// Damaged returns a channel that yields a value when damage was found that Repair
+// has not seen: on opening, by Get or by Scrub. It is for one reader.
+func (s *Store) Damaged() <-chan struct{} { return s.damage }
 
 func isIdentity(c cid.Cid) bool {
 	return c.Defined() && c.Prefix().MhType == multihash.IDENTITY
@@ -247,6 +271,7 @@ func identityBlock(c cid.Cid) (Block, error) {
 
 // Put stores blocks. They are durable when it returns without error.
 func (s *Store) Put(blocks ...Block) error {
+	epoch := s.begin()
 	w := s.NewWriter()
 	for _, b := range blocks {
 		if _, err := w.Write(b); err != nil {
@@ -256,103 +281,7 @@ func (s *Store) Put(blocks ...Block) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return s.Sync()
-}
-
-// append writes a batch of records to the active pack and makes them readable.
-// Entries' offsets are relative to the batch. moved says that the blocks are held
-// elsewhere too, for now. A failed write changes nothing: the next batch overwrites
-// its remains.
-func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) error {
-	s.appendMu.Lock()
-	defer s.appendMu.Unlock()
-	if err := s.writable(); err != nil {
-		return err
-	}
-	if err := s.allow(int64(len(batch)+len(keys)*entrySize), moved); err != nil {
-		return err
-	}
-	p, err := s.room()
-	if err != nil {
-		return err
-	}
-	if _, err := p.file.WriteAt(batch, p.size); err != nil {
-		return fmt.Errorf("write %s: %w", packName(p.number), err)
-	}
-	s.mu.Lock()
-	// Counted before it can be seen: whoever finds a block that another writer
-	// brought must wait for its sync.
-	s.appended.Add(1)
-	for i, k := range keys {
-		if _, _, ok := s.find(k); ok && !moved {
-			continue // another writer was faster
-		}
-		e := entries[i]
-		e.offset += uint32(p.size)
-		p.index.add(k, e)
-		delete(s.damaged, k)
-	}
-	p.size += int64(len(batch))
-	s.mu.Unlock()
-	s.syncSoon(len(batch))
-	return nil
-}
-
-// syncSoon begins a sync now and then, so that the one that somebody waits for
-// finds little left to do. The caller holds appendMu.
-func (s *Store) syncSoon(n int) {
-	if s.unsynced += n; s.unsynced >= syncEvery {
-		s.unsynced = 0
-		s.background.Go(func() { s.Sync() }) // an error is kept in failed
-	}
-}
-
-// room returns the active pack, or a new one if it is full. The caller holds
-// appendMu.
-func (s *Store) room() (*pack, error) {
-	if p := s.active; p != nil {
-		if !s.full(p) {
-			return p, nil
-		}
-		if err := s.sealActive(p); err != nil {
-			return nil, err
-		}
-	}
-	number := s.lastNumber + 1
-	next, err := createPack(s.dir, number)
-	if err != nil {
-		return nil, fmt.Errorf("create %s: %w", packName(number), err)
-	}
-	s.lastNumber = number
-	s.mu.Lock()
-	s.packs = append(s.packs, next)
-	s.active = next
-	s.mu.Unlock()
-	return next, nil
-}
-
-// sealActive seals p while readers go on.
-func (s *Store) sealActive(p *pack) error {
-	// Through Sync, which knows of syncs that failed: the kernel tells of a failure
-	// once, and a second sync of the same file succeeds.
-	if err := s.Sync(); err != nil {
-		return err
-	}
-	if err := p.finish(); err != nil {
-		return s.fail(fmt.Errorf("sync %s: %w", packName(p.number), err))
-	}
-	sealed := *p // readers keep to p's live index meanwhile
-	err := sealed.writeIndex(s.dir)
-	if err != nil {
-		s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
-	}
-	s.mu.Lock()
-	if err == nil {
-		p.index = sealed.index
-	}
-	s.active = nil
-	s.mu.Unlock()
-	return nil
+	return s.syncSince(epoch)
 }
 
 // Stats returns what the store holds.
@@ -365,6 +294,10 @@ func (s *Store) Stats() Stats {
 		st.Bytes += p.index.rawBytes
 		st.DiskBytes += p.size + p.index.size()
 	}
+	for _, size := range s.quarantined {
+		st.QuarantinedBytes += size
+	}
+	st.DiskBytes += st.QuarantinedBytes
 	return st
 }
 

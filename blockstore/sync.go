@@ -1,19 +1,42 @@
 package blockstore
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
 
 // Sync makes durable all that writers have flushed. Calls at the same time share
-// one sync of the file. After an error the store is read-only: what the kernel
-// does with pages that it failed to write cannot be known.
-func (s *Store) Sync() error {
+// one sync of the file.
+//
+// After an error the store is read-only: what the kernel does with pages that it
+// failed to write cannot be known. The next Put, Hold, Collect or Repair looks whether
+// the disk works again (see revive). Whoever writes with a Writer has to call Hold.Sync
+// instead, which tells whether all of it is still there.
+func (s *Store) Sync() error { return s.syncSince(s.currentEpoch()) }
+
+// currentEpoch returns how often the store has been revived.
+func (s *Store) currentEpoch() uint64 {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	return s.epoch
+}
+
+// syncSince is Sync for writes that were flushed in the given epoch or later. It
+// fails if some of them may have been lost.
+func (s *Store) syncSince(epoch uint64) error {
 	want := s.appended.Load()
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
-	for s.synced < want {
-		if s.failed != nil {
+	for {
+		switch {
+		case s.epoch != epoch:
+			return s.lost
+		case s.synced >= want:
+			return nil
+		case s.failed != nil:
 			return s.failed
-		}
-		if s.syncing {
+		case s.syncing:
 			s.syncEnd.Wait()
 			continue
 		}
@@ -38,23 +61,18 @@ func (s *Store) Sync() error {
 		}
 		s.synced = max(s.synced, upTo)
 	}
-	return nil
 }
 
-func (s *Store) writable() error {
-	s.mu.RLock()
-	closed := s.closed
-	s.mu.RUnlock()
-	if closed {
-		return ErrClosed
-	}
+// ReadOnly returns why the store is read-only, an error that wraps ErrReadOnly, or
+// nil if it is not.
+func (s *Store) ReadOnly() error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
 	return s.failed
 }
 
 // fail makes the store read-only because of cause, and returns the error that
-// all later writes get.
+// writes get from then on.
 func (s *Store) fail(cause error) error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
@@ -65,6 +83,100 @@ func (s *Store) fail(cause error) error {
 func (s *Store) failLocked(cause error) {
 	if s.failed == nil {
 		s.failed = fmt.Errorf("%w: %w", ErrReadOnly, cause)
-		s.log.Error("block store is read-only until restart", "err", cause)
+		s.log.Error("block store is read-only until the disk works again", "err", cause)
 	}
+}
+
+// writable returns nil if the store may be written to.
+func (s *Store) writable() error {
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed {
+		return ErrClosed
+	}
+	return s.ReadOnly()
+}
+
+// begin starts an operation that writes, and returns its epoch, for syncSince. If the
+// store is read-only it looks whether the disk works again.
+func (s *Store) begin() (epoch uint64) {
+	if s.ReadOnly() != nil {
+		s.appendMu.Lock()
+		s.tryRevive()
+		s.appendMu.Unlock()
+	}
+	return s.currentEpoch()
+}
+
+// tryRevive revives the store if it is read-only and can be. The caller holds appendMu.
+func (s *Store) tryRevive() {
+	if errors.Is(s.writable(), ErrReadOnly) {
+		if err := s.revive(); err != nil {
+			s.log.Debug("block store is still read-only", "err", err)
+		}
+	}
+}
+
+// revive makes a read-only store writable: it begins a new pack, which shows that
+// the disk takes writes, and takes of the active one, like a start after a crash,
+// what the disk has. Blocks that were acknowledged are among that. Those that were
+// not may be lost, and the epoch that ends here tells their writers. The caller holds
+// appendMu.
+func (s *Store) revive() error {
+	s.syncMu.Lock()
+	for s.syncing {
+		s.syncEnd.Wait()
+	}
+	s.syncMu.Unlock()
+	next, err := s.createPack()
+	if err != nil {
+		return err
+	}
+	var reopened *pack
+	if s.active != nil {
+		if reopened, err = s.reopen(s.active.number); err != nil {
+			return errors.Join(err, next.file.Close(), s.dir.Remove(packName(next.number)))
+		}
+	}
+	s.mu.Lock()
+	old := s.active
+	if old != nil {
+		s.packs[slices.Index(s.packs, old)] = reopened
+	}
+	s.packs = append(s.packs, next)
+	s.active = next
+	s.mu.Unlock()
+	if old != nil {
+		old.file.Close() // reads under way are tried again
+	}
+
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.lost = fmt.Errorf("writes were lost when the disk failed: %w", s.failed)
+	s.failed = nil
+	s.epoch++
+	s.synced = s.appended.Load()
+	s.log.Info("block store is writable again")
+	return nil
+}
+
+// reopen opens a pack that was being written when the disk failed, and finishes it.
+func (s *Store) reopen(number uint32) (*pack, error) {
+	p, _, err := openPack(s.dir, number, s.isSound)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.finish(); err != nil {
+		return nil, errors.Join(err, p.file.Close())
+	}
+	if err := p.writeIndex(s.dir); err != nil {
+		s.logNoIndex(p, err)
+	}
+	return p, nil
+}
+
+// logNoIndex tells that a finished pack has no index file.
+func (s *Store) logNoIndex(p *pack, err error) {
+	s.log.Error("cannot write an index, it stays in memory", "pack", packName(p.number), "err", err)
 }

@@ -1,0 +1,200 @@
+package blockstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// RepairResult tells what a repair found and did.
+type RepairResult struct {
+	Checked  CheckResult
+	Packs    int // that were damaged, and are in quarantine now
+	Lost     int // blocks in them that could not be read back
+	Restored int // blocks that could be read back from quarantine after all
+}
+
+// Repair takes damaged packs out of use: it copies the blocks that can be read back
+// to a new pack, and renames the damaged one, which stays in quarantine until
+// DropQuarantine. The blocks that cannot be read back are not held from then on. What
+// is in quarantine already is read once more: a disk or its cable may have got better.
+//
+// It reads the packs in which damage was found before, or with all every one. damage
+// is called for each thing that is wrong, from one goroutine; progress may be nil.
+// Reading and writing go on beside it. A crash in the middle loses nothing. It fails
+// with ErrCollecting if a collection or another repair runs.
+func (s *Store) Repair(ctx context.Context, all bool, damage func(error), progress func(CheckProgress)) (res RepairResult, err error) {
+	if err := s.beginCollecting(); err != nil {
+		return res, err
+	}
+	defer s.endCollecting()
+	packs, err := s.sealAll()
+	if err != nil {
+		return res, err
+	}
+	if !all {
+		packs = s.suspected(packs)
+	}
+	if res.Restored, err = s.restoreAll(ctx); err != nil {
+		return res, err
+	}
+	err = eachPack(ctx, packs, progress, func(p *pack) error { return s.repairPack(ctx, p, damage, &res) })
+	return res, err
+}
+
+// suspected returns those of packs in which damage was found.
+func (s *Store) suspected(packs []*pack) []*pack {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.DeleteFunc(packs, func(p *pack) bool {
+		_, suspect := s.suspects[p.number]
+		return !suspect
+	})
+}
+
+// repairPack puts p into quarantine if it is damaged.
+func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res *RepairResult) error {
+	bad := make(map[key]struct{})
+	if err := s.inspect(p, true, res.Checked.counting(ctx), func(k key, err error) {
+		bad[k] = struct{}{}
+		damage(err)
+	}); err != nil {
+		return err
+	}
+	res.Checked.Packs++
+	if len(bad) == 0 && !p.unreadable {
+		s.mu.Lock()
+		delete(s.suspects, p.number)
+		s.mu.Unlock()
+		return nil
+	}
+	sound, lost := make(map[key]entry), 0
+	s.mu.RLock()
+	for k, e := range p.index.all() {
+		_, isBad := bad[k]
+		newest, _, held := s.find(k)
+		switch {
+		case held && newest != p: // there was a second copy
+		case isBad:
+			lost++
+		default:
+			sound[k] = e
+		}
+	}
+	s.mu.RUnlock()
+	switch err := s.copyRecords(p, sound); {
+	case errors.Is(err, ErrCorrupt):
+		damage(err) // read well a moment ago: the pack stays until it reads the same twice
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := s.quarantine(p); err != nil {
+		return err
+	}
+	res.Packs++
+	res.Lost += lost
+	return nil
+}
+
+// quarantine takes p, the sound records of which have been copied, out of use.
+func (s *Store) quarantine(p *pack) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	hasIndex := p.index.sealed != nil
+	for k := range p.index.all() {
+		delete(s.damaged, k) // what was is not found any more, which is enough
+	}
+	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
+	delete(s.suspects, p.number)
+	err := errors.Join(p.index.close(), p.file.Close())
+	s.mu.Unlock()
+	if err := s.dir.Rename(packName(p.number), badName(p.number)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.quarantined[p.number] = p.size
+	s.mu.Unlock()
+	if hasIndex {
+		err = errors.Join(err, s.dir.Remove(indexName(p.number)))
+	}
+	return errors.Join(err, s.dir.Sync())
+}
+
+// restoreAll takes back from quarantine the blocks that are not held and can be read
+// now, and returns how many.
+func (s *Store) restoreAll(ctx context.Context) (int, error) {
+	restored := 0
+	for _, number := range s.quarantineNumbers() {
+		if err := ctx.Err(); err != nil {
+			return restored, err
+		}
+		n, err := s.restore(number)
+		restored += n
+		if err != nil {
+			return restored, fmt.Errorf("%s: %w", badName(number), err)
+		}
+	}
+	return restored, nil
+}
+
+func (s *Store) restore(number uint32) (int, error) {
+	f, err := s.dir.Open(badName(number))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	p := &pack{number: number, file: f}
+	p.replay(size, s.isSound)
+	missing := make(map[key]entry)
+	for k, e := range p.index.all() {
+		s.mu.RLock()
+		_, _, held := s.find(k)
+		s.mu.RUnlock()
+		if held {
+			continue
+		}
+		record := make([]byte, e.size)
+		if _, err := f.ReadAt(record, int64(e.offset)); err == nil && s.isSound(record) {
+			missing[k] = e
+		}
+	}
+	return len(missing), s.copyRecords(p, missing)
+}
+
+func (s *Store) quarantineNumbers() []uint32 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	numbers := make([]uint32, 0, len(s.quarantined))
+	for n := range s.quarantined {
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	return numbers
+}
+
+// DropQuarantine deletes what is in quarantine. It is for a caller who knows that
+// nothing which is only there is needed.
+func (s *Store) DropQuarantine() error {
+	var errs []error
+	for _, number := range s.quarantineNumbers() {
+		err := s.dir.Remove(badName(number))
+		if err == nil {
+			s.mu.Lock()
+			delete(s.quarantined, number)
+			s.mu.Unlock()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, s.dir.Sync())...)
+}
+
+func badName(number uint32) string { return fmt.Sprintf("%08d%s", number, badSuffix) }
