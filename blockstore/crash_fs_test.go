@@ -27,8 +27,10 @@ type crashFS struct {
 
 	// Both are nil, or called once and then unset. fail makes the operations for
 	// which it returns an error fail, writes after half of their bytes; it is
-	// asked again until it does. duringSync runs while a file is synced.
+	// asked again until it does, or, if it is to stay, for ever. duringSync runs while a
+	// file is synced.
 	fail       func(kind opKind, name string) error
+	failStays  bool
 	duringSync func()
 }
 
@@ -48,6 +50,13 @@ const (
 	opWrite    opKind = "write"
 	opTruncate opKind = "truncate"
 	opSync     opKind = "sync"
+	opOpen     opKind = "open"
+	opList     opKind = "list"
+	opRead     opKind = "read"
+	opSize     opKind = "size"
+	opMap      opKind = "map"
+	opUncache  opKind = "uncache"
+	opFree     opKind = "free"
 	opDamage   opKind = "damage"      // the disk changes a byte by itself
 	opAck      opKind = "acknowledge" // the store says that blocks are durable
 	opForget   opKind = "forget"      // blocks that may be collected from here on
@@ -90,15 +99,25 @@ func (d *crashFS) failure(kind opKind, name string) error {
 		return nil
 	}
 	err := d.fail(kind, name)
-	if err != nil {
+	if err != nil && !d.failStays {
 		d.fail = nil
 	}
 	return err
 }
 
+// check is failure, for what leaves no trace in the journal.
+func (d *crashFS) check(kind opKind, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failure(kind, name)
+}
+
 func (d *crashFS) Open(name string) (File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.failure(opOpen, name); err != nil {
+		return nil, err
+	}
 	if f, ok := d.names[name]; ok {
 		return f, nil
 	}
@@ -123,6 +142,9 @@ func (d *crashFS) Create(name string) (File, error) {
 func (d *crashFS) List() ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.failure(opList, ""); err != nil {
+		return nil, err
+	}
 	return slices.Collect(maps.Keys(d.names)), nil
 }
 
@@ -182,6 +204,9 @@ func (d *crashFS) sync(f *crashFile, kind opKind, name string) error {
 func (f *crashFile) ReadAt(b []byte, off int64) (int, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if err := f.fs.failure(opRead, f.name); err != nil {
+		return 0, err
+	}
 	return bytes.NewReader(f.data).ReadAt(b, off)
 }
 
@@ -200,7 +225,7 @@ func (f *crashFile) WriteAt(b []byte, off int64) (int, error) {
 func (f *crashFile) Size() (int64, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
-	return int64(len(f.data)), nil
+	return int64(len(f.data)), f.fs.failure(opSize, f.name)
 }
 
 func (f *crashFile) Truncate(size int64) error {
@@ -221,6 +246,9 @@ func (f *crashFile) Sync() error { return f.fs.sync(f, opSync, f.name) }
 func (f *crashFile) Uncache() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if err := f.fs.failure(opUncache, f.name); err != nil {
+		return err
+	}
 	lost := make(map[int]bool)
 	var pending []int
 	for i, op := range f.fs.journal {
@@ -255,7 +283,7 @@ func (f *crashFile) Uncache() error {
 func (f *crashFile) Map() ([]byte, func() error, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
-	return bytes.Clone(f.data), func() error { return nil }, nil
+	return bytes.Clone(f.data), func() error { return nil }, f.fs.failure(opMap, f.name)
 }
 
 func (f *crashFile) Close() error { return nil }
@@ -414,4 +442,4 @@ func (k keep) tear(r *rand.Rand, data, b []byte, off int64) []byte {
 	return data
 }
 
-func (d *crashFS) Free() (int64, error) { return 1 << 40, nil }
+func (d *crashFS) Free() (int64, error) { return 1 << 40, d.check(opFree, "") }

@@ -151,7 +151,9 @@ func (s *Store) collectPack(p *pack, marks *Marks, always bool) (removed int, er
 		if _, marked := marks.keys[k]; !marked {
 			continue
 		}
-		if newest, _, _ := s.find(k); newest == p { // else a crash left it twice
+		// Elsewhere too, if a crash left it twice. One that could not be read may be
+		// readable again: this is for copyRecords to see.
+		if newest, _, _ := s.locate(k); newest == p {
 			stay[k] = e
 			used += int64(e.size)
 		}
@@ -258,7 +260,7 @@ func (s *Store) removePack(p *pack, copied map[key]entry, marks *Marks) (left ma
 		if _, done := copied[k]; !ok || done {
 			continue
 		}
-		if newest, _, _ := s.find(k); newest == p {
+		if newest, _, _ := s.locate(k); newest == p {
 			if left == nil {
 				left = make(map[key]entry)
 			}

@@ -62,13 +62,20 @@ func fileSize(dir FS, name string) (int64, error) {
 // recover readies a pack that had no usable index: the last one to be written
 // on, the others with an index of their own.
 func (s *Store) recover(p *pack, last bool) error {
-	switch {
-	case p.index.sealed != nil:
-		return nil
-	case p.unreadable:
+	if p.index.sealed != nil || p.unreadable {
 		return nil // what could not be read may be sound: nothing is cut off
+	}
+	size, err := p.file.Size()
+	switch {
+	case err != nil:
+		return err
+	case size <= packHeader:
+		s.removeEmpty(p)
+		return nil
 	case p.id == packID{}:
-		return s.recoverHeadless(p)
+		// It is read at each start, since there is nothing to tie an index to, until it
+		// is repaired.
+		return nil
 	}
 	// What was replayed is on the disk; this is for what is cut off.
 	if err := p.finish(); err != nil {
@@ -91,21 +98,14 @@ func (s *Store) recover(p *pack, last bool) error {
 	return nil
 }
 
-// recoverHeadless removes what a crash left of the making of a pack: no record is
-// written before the head is durable. A pack that lost its head otherwise is read at
-// each start, since there is nothing to tie an index to, until it is repaired.
-func (s *Store) recoverHeadless(p *pack) error {
-	size, err := p.file.Size()
-	if err != nil || size > packHeader {
-		return err
-	}
+// removeEmpty removes what a crash left of the making of a pack. Whether its name is
+// durable cannot be known; that of a pack with records was, before they were written.
+func (s *Store) removeEmpty(p *pack) {
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	delete(s.suspects, p.number)
-	err = errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync())
-	if err != nil {
-		s.fail(err)
+	if err := errors.Join(p.file.Close(), s.dir.Remove(packName(p.number)), s.dir.Sync()); err != nil {
+		s.fail(fmt.Errorf("recover %s: %w", packName(p.number), err))
 	}
-	return nil
 }
 
 // removeOrphans removes indexes without a pack. A collection that was cut off may

@@ -55,6 +55,13 @@ func (s *Store) suspected(packs []*pack) []*pack {
 
 // repairPack puts p into quarantine if it is damaged.
 func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res *RepairResult) error {
+	if p.unreadable {
+		if again, err := s.reopen(p); err != nil {
+			damage(err)
+		} else {
+			p = again
+		}
+	}
 	bad := make(map[key]struct{})
 	if err := s.inspect(p, true, res.Checked.counting(ctx), func(k key, err error) {
 		bad[k] = struct{}{}
@@ -64,9 +71,7 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 	}
 	res.Checked.Packs++
 	if len(bad) == 0 && !p.unreadable {
-		s.mu.Lock()
-		delete(s.suspects, p.number)
-		s.mu.Unlock()
+		s.clearSuspect(p)
 		return nil
 	}
 	sound, lost := make(map[key]entry), 0
@@ -96,6 +101,19 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 	res.Packs++
 	res.Lost += lost
 	return nil
+}
+
+// clearSuspect notes that all of p can be read, whatever it was when it was read
+// before.
+func (s *Store) clearSuspect(p *pack) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.suspects, p.number)
+	for k := range s.damaged {
+		if _, ok := p.index.find(k); ok {
+			delete(s.damaged, k) // should it be damaged in another pack, reading it tells again
+		}
+	}
 }
 
 // quarantine takes p, the sound records of which have been copied, out of use.

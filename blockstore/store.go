@@ -118,12 +118,18 @@ func (s *Store) full(p *pack) bool {
 	return p.size >= s.maxPackSize || p.index.count >= s.maxPackRecords
 }
 
-// find returns the newest pack that holds k: an older one may have a damaged
-// record that was replaced. The caller holds mu.
+// find returns the newest pack that holds k, unless the block could not be read back.
+// The caller holds mu.
 func (s *Store) find(k key) (*pack, entry, bool) {
 	if _, bad := s.damaged[k]; bad {
 		return nil, entry{}, false
 	}
+	return s.locate(k)
+}
+
+// locate returns the newest pack whose index has k: an older one may have a damaged
+// record that was replaced. The caller holds mu.
+func (s *Store) locate(k key) (*pack, entry, bool) {
 	for _, p := range slices.Backward(s.packs) {
 		if e, ok := p.index.find(k); ok {
 			return p, e, true

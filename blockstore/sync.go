@@ -133,23 +133,15 @@ func (s *Store) revive() error {
 	if err != nil {
 		return err
 	}
-	var reopened *pack
 	if s.active != nil {
-		if reopened, err = s.reopen(s.active.number); err != nil {
+		if _, err := s.reopen(s.active); err != nil {
 			return errors.Join(err, next.file.Close(), s.dir.Remove(packName(next.number)))
 		}
 	}
 	s.mu.Lock()
-	old := s.active
-	if old != nil {
-		s.packs[slices.Index(s.packs, old)] = reopened
-	}
 	s.packs = append(s.packs, next)
 	s.active = next
 	s.mu.Unlock()
-	if old != nil {
-		old.file.Close() // reads under way are tried again
-	}
 
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
@@ -161,19 +153,31 @@ func (s *Store) revive() error {
 	return nil
 }
 
-// reopen opens a pack that was being written when the disk failed, and finishes it.
-func (s *Store) reopen(number uint32) (*pack, error) {
-	p, _, err := openPack(s.dir, number, s.isSound)
+// reopen replays a pack that was being written, or could not be read, when the disk
+// failed, and finishes it. What is read from the disk takes the place of old.
+func (s *Store) reopen(old *pack) (*pack, error) {
+	p, _, err := openPack(s.dir, old.number, s.isSound)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.finish(); err != nil {
-		return nil, errors.Join(err, p.file.Close())
+	if p.unreadable {
+		err = fmt.Errorf("read %s: the disk still fails", packName(p.number))
+	} else if p.index.sealed == nil {
+		err = p.finish()
 	}
-	if err := p.writeIndex(s.dir); err != nil {
-		s.logNoIndex(p, err)
+	if err != nil {
+		return nil, errors.Join(err, p.index.close(), p.file.Close())
 	}
-	return p, nil
+	if p.index.sealed == nil {
+		if err := p.writeIndex(s.dir); err != nil {
+			s.logNoIndex(p, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packs[slices.Index(s.packs, old)] = p
+	// Reads under way are tried again.
+	return p, errors.Join(old.index.close(), old.file.Close())
 }
 
 // logNoIndex tells that a finished pack has no index file.
