@@ -28,12 +28,16 @@ func BenchmarkImport(b *testing.B) {
 	}
 }
 
-func BenchmarkImportLargeFile(b *testing.B) {
+func BenchmarkImportLargeFile(b *testing.B) { benchLargeFile(b, Chunker{}) }
+
+func BenchmarkImportLargeFileFastCDC(b *testing.B) { benchLargeFile(b, Chunker{byContent}) }
+
+func benchLargeFile(b *testing.B, c Chunker) {
 	const size = 128 << 20
 	path := tree{"f": randomBytes(size, 1)}.write(b)
 	b.SetBytes(size)
 	for b.Loop() {
-		if _, err := Import(b.Context(), discard{}, path, ImportOptions{}); err != nil {
+		if _, err := Import(b.Context(), discard{}, path, ImportOptions{Chunker: c}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	chunker "github.com/ipfs/boxo/chunker"
 	"github.com/ipfs/boxo/ipld/merkledag"
@@ -24,9 +25,10 @@ import (
 // profile unixfs-v1-2025.
 type boxo struct {
 	profile
-	hidden  bool
-	builder cid.Builder
-	dags    format.DAGService
+	hidden   bool
+	preserve bool
+	builder  cid.Builder
+	dags     format.DAGService
 }
 
 func newBoxo(p profile) *boxo {
@@ -39,9 +41,16 @@ func (b *boxo) add(t testing.TB, path string) format.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var kept struct {
+		mode    os.FileMode
+		modTime time.Time
+	}
+	if b.preserve {
+		kept.mode, kept.modTime = info.Mode(), info.ModTime()
+	}
 	switch mode := info.Mode(); {
 	case mode.IsDir():
-		return b.addDir(t, path)
+		return b.addDir(t, path, boxoio.WithStat(kept.mode, kept.modTime))
 	case mode&os.ModeSymlink != 0:
 		target, err := os.Readlink(path)
 		if err != nil {
@@ -49,6 +58,14 @@ func (b *boxo) add(t testing.TB, path string) format.Node {
 		}
 		data, err := boxounixfs.SymlinkData(target)
 		if err != nil {
+			t.Fatal(err)
+		}
+		fsn, err := boxounixfs.FSNodeFromBytes(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsn.SetModTime(kept.modTime) // as Kubo does, without the mode
+		if data, err = fsn.GetBytes(); err != nil {
 			t.Fatal(err)
 		}
 		n := merkledag.NodeWithData(data)
@@ -62,7 +79,10 @@ func (b *boxo) add(t testing.TB, path string) format.Node {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	params := helpers.DagBuilderParams{Maxlinks: b.maxLinks, RawLeaves: true, CidBuilder: b.builder, Dagserv: b.dags}
+	params := helpers.DagBuilderParams{
+		Maxlinks: b.maxLinks, RawLeaves: true, CidBuilder: b.builder, Dagserv: b.dags,
+		FileMode: kept.mode, FileModTime: kept.modTime,
+	}
 	db, err := params.New(chunker.NewSizeSplitter(f, int64(b.chunkSize)))
 	if err != nil {
 		t.Fatal(err)
@@ -71,10 +91,32 @@ func (b *boxo) add(t testing.TB, path string) format.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if leaf, ok := n.(*merkledag.RawNode); ok && b.preserve {
+		return b.addNodeAbove(t, db, leaf, kept.mode, kept.modTime)
+	}
 	return n
 }
 
-func (b *boxo) addDir(t testing.TB, path string) format.Node {
+// addNodeAbove makes a file of one leaf, or of none for an empty one, whose metadata
+// balanced.Layout loses.
+func (b *boxo) addNodeAbove(t testing.TB, db *helpers.DagBuilderHelper, leaf *merkledag.RawNode, mode os.FileMode, modTime time.Time) format.Node {
+	t.Helper()
+	file := db.NewFSNodeOverDag(boxounixfs.TFile)
+	if size := len(leaf.RawData()); size > 0 {
+		if err := file.AddChild(leaf, uint64(size), db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file.SetMode(mode)
+	file.SetModTime(modTime)
+	n, err := file.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (b *boxo) addDir(t testing.TB, path string, stat boxoio.DirectoryOption) format.Node {
 	t.Helper()
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -86,16 +128,16 @@ func (b *boxo) addDir(t testing.TB, path string) format.Node {
 			children[e.Name()] = b.add(t, filepath.Join(path, e.Name()))
 		}
 	}
-	return b.makeDir(t, children)
+	return b.makeDir(t, children, stat)
 }
 
-func (b *boxo) makeDir(t testing.TB, children map[string]format.Node) format.Node {
+func (b *boxo) makeDir(t testing.TB, children map[string]format.Node, opts ...boxoio.DirectoryOption) format.Node {
 	t.Helper()
 	ctx := context.Background()
-	d, err := boxoio.NewDirectory(b.dags,
+	d, err := boxoio.NewDirectory(b.dags, append(opts,
 		boxoio.WithCidBuilder(b.builder),
 		boxoio.WithSizeEstimationMode(boxoio.SizeEstimationBlock),
-		boxoio.WithMaxHAMTFanout(hamtFanout))
+		boxoio.WithMaxHAMTFanout(hamtFanout))...)
 	if err != nil {
 		t.Fatal(err)
 	}

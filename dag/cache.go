@@ -20,30 +20,44 @@ import (
 
 const (
 	// MaxCachedFiles is how many files a FileCache has at most, which bounds it to
-	// some 42 MB. The files beyond are read by every import.
+	// some 45 MB. The files beyond are read by every import.
 	MaxCachedFiles = 1 << 19
 	// CachedFileSize is the length of one file's record in FileCache.Encode.
 	CachedFileSize = stampSize + 1 + 32 + 8
-	stampSize      = 5 * 8
+	stampSize      = 4 + 5*8
 
 	// stampMargin is how much older than the import that reads it a file's times
 	// must be. A file that changes after it was read could carry the same times
 	// otherwise, since clocks of file systems tick: every 4 to 10 ms under Linux,
 	// every 2 s on FAT.
 	stampMargin = 2 * time.Second
-	// maxFileDepth is how many levels of nodes a file has at most. Files of 1 EiB
-	// have four.
+	// maxFileDepth is how many levels of nodes a file has that the cache knows, at
+	// most. With chunks of 1 MiB, files of 1 EiB have four.
 	maxFileDepth = 4
 )
 
 // FileCache says which files an import saw and what it made of each, so that the
 // next import need not read those that did not change. A file counts as unchanged
 // if its device, inode, size, modification and change time are what they were; names
-// do not matter. It is immutable; nil is an empty one.
+// do not matter, and permissions do not change without the change time. A file is known
+// as it was stored: not to an import with another ImportOptions.Preserve or Chunker. A
+// FileCache is immutable; nil is an empty one.
 //
 // Files that changed in the two seconds before the import are not in it: they may
 // change again without a trace.
 type FileCache struct{ records []byte } // sorted
+
+// layout is what of the options of an import decides how a file is stored: bit 31 says
+// whether with metadata, the other bits are the size of the chunks, 0 for FastCDC.
+type layout uint32
+
+func (im *importer) layout() layout {
+	l := layout(max(im.chunkSize, 0)) // byContent is negative
+	if im.preserve {
+		l |= 1 << 31
+	}
+	return l
+}
 
 // stamp is what identifies the state of a file. Times are in nanoseconds since 1970.
 type stamp struct {
@@ -51,12 +65,13 @@ type stamp struct {
 	size, mtime, changed int64
 }
 
-// record is a stamp and what the file was stored as, as bytes: the stamp's fields in
-// order, the codec of the root, its SHA2-256, and the size of its DAG (the Size of a
+// record is a stamp and what the file was stored as, as bytes: the layout, the stamp's
+// fields in order, the codec of the root, its SHA2-256, and the size of its DAG (the Size of a
 // Link). Numbers are big-endian, the codec is one byte.
 type record [CachedFileSize]byte
 
-func (s stamp) append(b []byte) []byte {
+func (s stamp) append(b []byte, l layout) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(l))
 	for _, v := range []uint64{s.dev, s.ino, uint64(s.size), uint64(s.mtime), uint64(s.changed)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -81,11 +96,11 @@ func (c *FileCache) Encode() []byte {
 	return c.records
 }
 
-// find returns what the file with stamp s was stored as.
-func (c *FileCache) find(s stamp) (Link, bool) {
+// find returns what the file with stamp s was stored as in layout how.
+func (c *FileCache) find(s stamp, how layout) (Link, bool) {
 	records := c.Encode()
 	n := len(records) / CachedFileSize
-	key := s.append(make([]byte, 0, stampSize))
+	key := s.append(make([]byte, 0, stampSize), how)
 	i, found := sort.Find(n, func(i int) int {
 		return bytes.Compare(key, records[i*CachedFileSize:][:stampSize])
 	})
@@ -106,14 +121,15 @@ func (c *FileCache) find(s stamp) (Link, bool) {
 
 // cacheBuilder collects the files of one import.
 type cacheBuilder struct {
-	before int64 // times have to be older, in nanoseconds since 1970
+	before int64  // times have to be older, in nanoseconds since 1970
+	layout layout // of all
 
 	mu      sync.Mutex
 	records []record
 }
 
-func newCacheBuilder(start time.Time) *cacheBuilder {
-	return &cacheBuilder{before: start.Add(-stampMargin).UnixNano()}
+func newCacheBuilder(start time.Time, how layout) *cacheBuilder {
+	return &cacheBuilder{before: start.Add(-stampMargin).UnixNano(), layout: how}
 }
 
 // add enters a file that was stored as l, unless it changed too lately.
@@ -126,7 +142,7 @@ func (b *cacheBuilder) add(s stamp, l Link) {
 		return
 	}
 	var r record
-	rest := s.append(r[:0])
+	rest := s.append(r[:0], b.layout)
 	rest = append(rest, byte(l.CID.Type()))
 	rest = append(rest, hash.Digest...)
 	binary.BigEndian.AppendUint64(rest, l.Size)
@@ -154,7 +170,7 @@ func (w *importWorker) recall(info fs.FileInfo) (Link, bool, error) {
 	if !ok {
 		return Link{}, false, nil
 	}
-	l, ok := w.cache.find(s)
+	l, ok := w.cache.find(s, w.seen.layout)
 	if !ok {
 		return Link{}, false, nil
 	}

@@ -25,6 +25,9 @@ func settled(t testing.TB, m *memStore, top string, known *FileCache) (*FileCach
 	return res.Cache, res
 }
 
+// plain is the layout of imports without options.
+var plain = (&importer{profile: unixfsV1}).layout()
+
 // later is when files that are there now have not changed for long.
 func later() time.Time { return time.Now().Add(time.Hour) }
 
@@ -75,6 +78,71 @@ func TestImportCached(t *testing.T) {
 	}
 	if _, res := settled(t, m, moved, cache); res.Cached != first.Files || res.Root != first.Root {
 		t.Errorf("moved: %+v", res)
+	}
+}
+
+// A cache is of no use to an import that stores files otherwise, and of full use to one
+// that stores them alike.
+func TestImportCacheOfOtherOptions(t *testing.T) {
+	needStamps(t)
+	top := siteTree().write(t)
+	m := newMemStore()
+	var caches []*FileCache
+	options := []ImportOptions{
+		{}, {Preserve: true}, {Chunker: Chunker{5000}}, {Chunker: Chunker{byContent}},
+		{Chunker: Chunker{byContent}, Preserve: true},
+	}
+	for _, opts := range options {
+		res, err := importAt(m, top, opts, later())
+		if err != nil {
+			t.Fatal(err)
+		}
+		caches = append(caches, res.Cache)
+	}
+	for i, opts := range options {
+		_, want := importTree(t, unixfsV1, top, opts)
+		for j, cache := range caches {
+			opts.Cache = cache
+			res, err := importAt(m, top, opts, later())
+			if err != nil || res.Root != want.Root {
+				t.Errorf("%d with the cache of %d: root %s, want %s, %v", i, j, res.Root, want.Root, err)
+			}
+			if i == j && (res.Cached != res.Files || res.NewBytes > 0) || i != j && res.Cached > 0 {
+				t.Errorf("%d with the cache of %d: %d of %d files cached", i, j, res.Cached, res.Files)
+			}
+		}
+	}
+}
+
+// With Preserve, a change of mode is a change of the file.
+func TestImportCacheMode(t *testing.T) {
+	needStamps(t)
+	top := tree{"file": "1", "other": "1"}.write(t)
+	m := newMemStore()
+	opts := ImportOptions{Preserve: true}
+	first, err := importAt(m, top, opts, later())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(top, "file")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel's stamps tick: change it until it shows.
+	for now, i := info, 0; changeTime(now).Equal(changeTime(info)) || i%2 == 0; i++ {
+		if err := os.Chmod(path, []os.FileMode{0o600, 0o640}[i%2]); err != nil {
+			t.Fatal(err)
+		}
+		if now, err = os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts.Cache = first.Cache
+	res, err := importAt(m, top, opts, later())
+	_, want := importTree(t, unixfsV1, top, ImportOptions{Preserve: true})
+	if err != nil || res.Root != want.Root || res.Root == first.Root || res.Cached != 1 {
+		t.Errorf("root %s, want %s; %d files cached, %v", res.Root, want.Root, res.Cached, err)
 	}
 }
 
@@ -151,7 +219,7 @@ func TestFileCacheFind(t *testing.T) {
 	base := stamp{1, 2, 3, 4, 5}
 	leaf := blockstore.Sum(cid.Raw, []byte("123"))
 	link := Link{CID: leaf.CID(), Size: 3}
-	b := newCacheBuilder(time.Now())
+	b := newCacheBuilder(time.Now(), plain)
 	for i := range uint64(100) {
 		b.add(stamp{i, 0, 0, 0, 0}, link)
 	}
@@ -164,22 +232,27 @@ func TestFileCacheFind(t *testing.T) {
 	if n := len(c.Encode()) / CachedFileSize; n != 101 {
 		t.Errorf("%d files", n)
 	}
-	if l, ok := c.find(base); !ok || l != link {
+	if l, ok := c.find(base, plain); !ok || l != link {
 		t.Errorf("got %v, %v", l, ok)
 	}
 	for i, s := range []stamp{{2, 2, 3, 4, 5}, {1, 3, 3, 4, 5}, {1, 2, 4, 4, 5}, {1, 2, 3, 5, 5}, {1, 2, 3, 4, 6}, {1 << 63, 0, 0, 0, 0}} {
-		if l, ok := c.find(s); ok {
+		if l, ok := c.find(s, plain); ok {
 			t.Errorf("%d: found %v", i, l)
 		}
 	}
+	for _, how := range []layout{0, 1, plain | 1<<31} {
+		if l, ok := c.find(base, how); ok {
+			t.Errorf("layout %x: found %v", how, l)
+		}
+	}
 	var none *FileCache
-	if _, ok := none.find(base); ok {
+	if _, ok := none.find(base, plain); ok {
 		t.Error("found in nothing")
 	}
 	if _, err := ParseFileCache(make([]byte, CachedFileSize+1)); err == nil {
 		t.Error("odd length parsed")
 	}
-	if _, ok := (&FileCache{make([]byte, CachedFileSize)}).find(stamp{}); ok {
+	if _, ok := (&FileCache{make([]byte, CachedFileSize)}).find(stamp{}, plain); ok {
 		t.Error("found a file without a codec")
 	}
 }
@@ -194,10 +267,10 @@ func TestFileCacheRacy(t *testing.T) {
 		mtime, changed int64
 		want           bool
 	}{{old, old, true}, {young, old, false}, {old, young, false}, {start.Add(time.Hour).UnixNano(), old, false}} {
-		b := newCacheBuilder(start)
+		b := newCacheBuilder(start, plain)
 		s := stamp{mtime: tt.mtime, changed: tt.changed}
 		b.add(s, link)
-		if _, ok := b.build().find(s); ok != tt.want {
+		if _, ok := b.build().find(s, plain); ok != tt.want {
 			t.Errorf("%+v: remembered: %v", s, ok)
 		}
 	}
@@ -246,7 +319,7 @@ func TestImportCacheForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range []Link{chain, {CID: garbled.CID()}, {CID: blockstore.Sum(cid.Raw, []byte("absent")).CID()}} {
-		b := newCacheBuilder(later())
+		b := newCacheBuilder(later(), plain)
 		b.add(s, l)
 		if _, res := settled(t, m, top, b.build()); res.Cached != 0 {
 			t.Errorf("%s was believed", l.CID)
@@ -254,14 +327,22 @@ func TestImportCacheForged(t *testing.T) {
 	}
 }
 
-func BenchmarkImportCached(b *testing.B) {
+func BenchmarkImportCached(b *testing.B) { benchCached(b, ImportOptions{}) }
+
+func BenchmarkImportCachedPreserve(b *testing.B) { benchCached(b, ImportOptions{Preserve: true}) }
+
+func benchCached(b *testing.B, opts ImportOptions) {
 	needStamps(b)
 	path, bytes := benchTree(b)
 	m := newMemStore()
-	cache, res := settled(b, m, path, nil)
+	res, err := importAt(m, path, opts, later())
+	if err != nil {
+		b.Fatal(err)
+	}
+	opts.Cache = res.Cache
 	b.SetBytes(bytes)
 	for b.Loop() {
-		again, err := importAt(m, path, ImportOptions{Cache: cache}, later())
+		again, err := importAt(m, path, opts, later())
 		if err != nil {
 			b.Fatal(err)
 		}

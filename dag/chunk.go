@@ -28,7 +28,15 @@ func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo, doub
 		return Link{}, d.pathError(name, err)
 	}
 	defer f.Close()
-	f.doubtful = doubtful
+	if doubtful {
+		start, err := f.readAt(0, min(f.info.Size(), secretStart))
+		if err == nil && isSecret(name, start) {
+			err = ErrSecret
+		}
+		if err != nil {
+			return Link{}, f.pathError(err)
+		}
+	}
 	p, err := w.putContent(f)
 	if err != nil {
 		return Link{}, err
@@ -43,58 +51,80 @@ func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo, doub
 
 // putContent stores the content of f, row by row, and returns the file's root.
 func (w *importWorker) putContent(f *sourceFile) (part, error) {
-	size := f.info.Size()
-	if size <= int64(w.chunkSize) {
-		return w.putBytes(f, 0, size)
+	size, meta := f.info.Size(), w.metadata(f.info)
+	if size == 0 && !meta.isZero() {
+		return putFileNode(nil, meta, w.put)
+	}
+	if size <= w.minChunk() {
+		leaf, err := w.putBytes(f, 0, size)
+		if err != nil || meta.isZero() {
+			return leaf, err
+		}
+		return w.joinParts([]part{leaf}, meta, w.put)
+	}
+	cut, err := w.cutter(f)
+	if err != nil {
+		return part{}, f.pathError(err)
 	}
 	var nodes []part
-	rowSize := int64(w.chunkSize) * int64(w.maxLinks)
-	for off := int64(0); off < size; off += rowSize {
-		leaves, err := w.putRow(f, off, min(rowSize, size-off))
+	for off := int64(0); off < size; {
+		leaves, end, err := w.putRow(f, off, cut)
 		if err != nil {
 			return part{}, err
 		}
-		node, err := putFileNode(leaves, w.put)
+		if off == 0 && end == size { // the row's node is the root
+			return w.joinParts(leaves, meta, w.put)
+		}
+		node, err := putFileNode(leaves, metadata{}, w.put)
 		if err != nil {
 			return part{}, err
 		}
 		nodes = append(nodes, node)
+		off = end
 	}
-	return w.joinParts(nodes, w.put)
+	return w.joinParts(nodes, meta, w.put)
 }
 
-// putRow stores the n bytes of f at off as the leaves of one node. It offers the
-// chunks to the other workers and stores those itself that nobody is free for, so
-// that one large file keeps all workers busy, and no more chunks are in memory than
-// there are workers.
-func (w *importWorker) putRow(f *sourceFile, off, n int64) ([]part, error) {
-	size := int64(w.chunkSize)
-	leaves := make([]part, (n+size-1)/size)
+// putRow stores the bytes of f from off on as the leaves of one node, and returns where
+// the last of them ends. It cuts f and offers the chunks to the other workers, and
+// stores those itself that nobody is free for, so that one large file keeps all workers
+// busy. Chunks are handed out as places in the file, which whoever stores them reads,
+// so no more of them are in memory than there are workers.
+func (w *importWorker) putRow(f *sourceFile, off int64, cut func(left int64) (int64, error)) (leaves []part, end int64, err error) {
+	left := f.info.Size() - off
+	leaves = make([]part, min(int64(w.maxLinks), left/w.minChunk()+1))
 	r := &row{done: make(chan struct{})}
-	r.missing.Store(int64(len(leaves)))
-	for i := range leaves {
-		at := int64(i) * size
-		c := chunk{f, off + at, min(size, n-at), &leaves[i], r}
+	r.missing.Store(1) // stands for those that are not cut yet
+	n := 0
+	for ; n < len(leaves) && left > 0; n++ {
+		length, err := cut(left)
+		if err != nil {
+			return nil, 0, f.pathError(err)
+		}
+		c := chunk{f, off, length, &leaves[n], r}
+		off, left = off+length, left-length
+		r.missing.Add(1)
 		select {
 		case w.chunks <- c:
 			continue
 		default:
 		}
 		if err := w.putChunk(c); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
+	r.stored()
 	// Until the last of them is stored, help with whatever chunks there are: they
 	// may be these, and everybody else may be waiting here too.
 	for {
 		select {
 		case <-r.done:
-			return leaves, nil
+			return leaves[:n], off, nil
 		case <-w.ctx.Done():
-			return nil, w.ctx.Err()
+			return nil, 0, w.ctx.Err()
 		case c := <-w.chunks:
 			if err := w.putChunk(c); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 		}
 	}
@@ -106,10 +136,14 @@ func (w *importWorker) putChunk(c chunk) error {
 		return err
 	}
 	*c.leaf = leaf
-	if c.row.missing.Add(-1) == 0 {
-		close(c.row.done)
-	}
+	c.row.stored()
 	return nil
+}
+
+func (r *row) stored() {
+	if r.missing.Add(-1) == 0 {
+		close(r.done)
+	}
 }
 
 // putBytes stores the n bytes of f at off as one leaf.
@@ -117,9 +151,6 @@ func (w *importWorker) putBytes(f *sourceFile, off, n int64) (part, error) {
 	data, err := f.readAt(off, n)
 	if err != nil {
 		return part{}, f.pathError(err)
-	}
-	if off == 0 && f.doubtful && isSecret(f.name, data) {
-		return part{}, f.pathError(ErrSecret)
 	}
 	leaf, err := putLeaf(data, w.put)
 	w.meter.bytes.Add(n)

@@ -76,7 +76,7 @@ func onlyEntry(t testing.TB, dir string, names ...string) {
 func TestExtractRoots(t *testing.T) {
 	m := newMemStore()
 	file := m.putFile(t, "", "hello")
-	symlink, err := putSymlink("nowhere", m.put)
+	symlink, err := putSymlink("nowhere", metadata{}, m.put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestExtractHostile(t *testing.T) {
 	m := newMemStore()
 	file := m.putFile(t, "ok", "x")
 	link := func(name, target string) Link {
-		l, err := putSymlink(target, m.put)
+		l, err := putSymlink(target, metadata{}, m.put)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,7 +100,7 @@ func TestLayoutGolden(t *testing.T) {
 		1024: "bafybeibqawkaltgjfdebq4no6nmfcvkcw7k52xqzclkwfmrkn6oxw7srmy",
 		1025: "bafybeigt7wofv4vnxbg3titijasuw4ptg5kfztec4smsk7opdt7z6djoxq",
 	} {
-		file, err := unixfsV1.joinParts(slices.Repeat([]part{leaf}, chunks), m.put)
+		file, err := unixfsV1.joinParts(slices.Repeat([]part{leaf}, chunks), metadata{}, m.put)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestDirectoryGolden(t *testing.T) {
 		for _, name := range kuboNames(t, lastLen) {
 			entries = append(entries, m.putFile(t, name, "x"))
 		}
-		dir, err := unixfsV1.putDirectory(entries, m.put)
+		dir, err := unixfsV1.putDirectory(entries, metadata{}, m.put)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -155,14 +155,15 @@ func (s shard) misplaced(pos shardPos, slot shardSlot) bool {
 }
 
 // buildHAMT builds the shards of a directory with the given entries, which have
-// distinct names, writes them with put, and returns a link to the topmost.
-func buildHAMT(entries []Link, put func(blockstore.Block) error) (Link, error) {
+// distinct names, writes them with put, and returns a link to the topmost, which alone
+// has the metadata.
+func buildHAMT(entries []Link, meta metadata, put func(blockstore.Block) error) (Link, error) {
 	hashed := make([]hashedLink, len(entries))
 	for i, l := range entries {
 		hashed[i] = hashedLink{hashName(l.Name), l}
 	}
 	slices.SortFunc(hashed, func(a, b hashedLink) int { return cmp.Compare(a.hash, b.hash) })
-	return buildShard(hashed, 0, put)
+	return buildShard(hashed, 0, meta, put)
 }
 
 type hashedLink struct {
@@ -172,7 +173,7 @@ type hashedLink struct {
 
 // buildShard builds the shard for entries that are sorted by hash and agree in its
 // first level bytes. It calls itself at most eight deep, once for each byte.
-func buildShard(entries []hashedLink, level int, put func(blockstore.Block) error) (Link, error) {
+func buildShard(entries []hashedLink, level int, meta metadata, put func(blockstore.Block) error) (Link, error) {
 	if level*8 == hashBits {
 		return Link{}, errHAMTDepth
 	}
@@ -187,7 +188,7 @@ func buildShard(entries []hashedLink, level int, put func(blockstore.Block) erro
 		link := entries[0].link
 		if same > 1 {
 			var err error
-			if link, err = buildShard(entries[:same], level+1, put); err != nil {
+			if link, err = buildShard(entries[:same], level+1, metadata{}, put); err != nil {
 				return Link{}, err
 			}
 		}
@@ -196,7 +197,10 @@ func buildShard(entries []hashedLink, level int, put func(blockstore.Block) erro
 		bitmap[len(bitmap)-1-int(index/8)] |= 1 << (index % 8)
 		entries = entries[same:]
 	}
-	u := unixfs{Type: typeHAMTShard, Data: trimZeros(bitmap[:]), HashType: hamtHash, Fanout: hamtFanout}
+	u := unixfs{
+		Type: typeHAMTShard, Data: trimZeros(bitmap[:]), HashType: hamtHash, Fanout: hamtFanout,
+		Mode: meta.mode, ModTime: meta.modTime,
+	}
 	n.Data = u.Encode()
 	return putNode(n, put)
 }

@@ -27,7 +27,7 @@ func TestLargeDirectoryLikeBoxo(t *testing.T) {
 		}
 		children[name] = raw
 	}
-	dir, err := unixfsV1.putDirectory(entries, m.put)
+	dir, err := unixfsV1.putDirectory(entries, metadata{}, m.put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestListRefusesBomb(t *testing.T) {
 func TestBuildHAMTCollision(t *testing.T) {
 	m := newMemStore()
 	l := m.putFile(t, "same", "x")
-	if _, err := buildHAMT([]Link{l, l}, m.put); !errors.Is(err, errHAMTDepth) {
+	if _, err := buildHAMT([]Link{l, l}, metadata{}, m.put); !errors.Is(err, errHAMTDepth) {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -220,7 +220,7 @@ func FuzzReadShard(f *testing.F) {
 	for i := range 20 {
 		entries = append(entries, m.putFile(f, fmt.Sprint(i), "x"))
 	}
-	dir, err := buildHAMT(entries, m.put)
+	dir, err := buildHAMT(entries, metadata{}, m.put)
 	if err != nil {
 		f.Fatal(err)
 	}

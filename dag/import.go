@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
 
@@ -44,8 +45,15 @@ type ImportOptions struct {
 	Hidden bool
 	// AllowSecrets takes in what looks secret, which fails the import otherwise.
 	AllowSecrets bool
+	// Preserve stores permissions and modification times (UnixFS 1.5), which are left
+	// out otherwise. The root then depends on them too.
+	Preserve bool
+	// Chunker says how files are cut. With another than the zero value the root is
+	// not that of the profile.
+	Chunker Chunker
 	// Cache is ImportResult.Cache of an earlier import, whose files are not read
-	// again unless they changed. nil reads all.
+	// again unless they changed. It is of use to an import with the same Preserve and
+	// Chunker. nil reads all.
 	Cache *FileCache
 	// Workers is how many files are read and hashed at once. 0 is GOMAXPROCS.
 	Workers int
@@ -70,13 +78,14 @@ type ImportResult struct {
 }
 
 // Import stores the file or directory at path as blocks, with the profile
-// unixfs-v1-2025, and returns its root: the CID that "ipfs add -r" gives it under
-// that profile. It returns a root only when everything below it is durable.
+// unixfs-v1-2025 unless opts say otherwise, and returns its root: the CID that "ipfs
+// add -r" gives it under that profile. It returns a root only when everything below it
+// is durable.
 //
 // If path itself is a symlink, what it leads to is imported. Every other symlink is
 // stored as a symlink and never followed; nothing outside the tree is read. Names
-// are kept as they are, byte for byte; empty directories are kept; modes and times are
-// not. What an IgnoreFile in the tree matches is left out, and so is that file.
+// are kept as they are, byte for byte; empty directories are kept. What an IgnoreFile
+// in the tree matches is left out, and so is that file.
 //
 // What looks secret, such as a private key, .env or .git, fails the import with
 // ErrSecret, a named pipe, socket or device with ErrSpecialFile, a file that changes
@@ -84,8 +93,9 @@ type ImportResult struct {
 // ErrTooLarge. Errors name the path, quoted. Blocks that were written before an import
 // failed stay in the store, with no root above them.
 //
-// Memory is bounded by about 1 MiB a worker, what writers buffer, some 100 bytes for
-// each entry of the directories that are not yet finished, and the two caches.
+// Memory is bounded by a chunk a worker (with FastCDC, 6 MiB), what writers buffer, some
+// 100 bytes for each entry of the directories that are not yet finished, and the two
+// caches.
 func Import[W BlockWriter](ctx context.Context, store ImportStore[W], path string, opts ImportOptions) (ImportResult, error) {
 	newWriter := func() BlockWriter { return store.NewWriter() }
 	res, err := runImport(ctx, unixfsV1, store, newWriter, path, opts)
@@ -105,6 +115,7 @@ type importer struct {
 	profile
 	hidden        bool
 	refuseSecrets bool
+	preserve      bool
 	store         heldBlocks
 	cache         *FileCache
 	seen          *cacheBuilder
@@ -135,6 +146,7 @@ type importDir struct {
 	slot    int        // its place in parent.entries
 	root    *sharedRoot
 	rules   ignoring     // those of its own ignore file only once it is open
+	meta    metadata     // once it is open
 	entries []Link       // sorted by name; without CID and Size until they are blocks
 	missing atomic.Int64 // how many are not
 }
@@ -156,16 +168,17 @@ func runImport(ctx context.Context, p profile, store heldBlocks, newWriter func(
 		start = time.Now()
 	}
 	im := &importer{
-		profile:       p,
+		profile:       p.with(opts.Chunker),
 		hidden:        opts.Hidden,
 		refuseSecrets: !opts.AllowSecrets,
+		preserve:      opts.Preserve,
 		store:         store,
 		cache:         opts.Cache,
-		seen:          newCacheBuilder(start),
 		jobs:          make(chan job, 64), // each may hold a directory open
 		chunks:        make(chan chunk, workers),
 		done:          make(chan struct{}),
 	}
+	im.seen = newCacheBuilder(start, im.layout())
 	defer im.open.closeAll()
 	top, err := im.openTop(path)
 	if err != nil {
@@ -183,7 +196,7 @@ func runImport(ctx context.Context, p profile, store heldBlocks, newWriter func(
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return im.walk(gctx, top) })
 	for range workers {
-		w := &importWorker{im, gctx, newWriter()}
+		w := &importWorker{importer: im, ctx: gctx, out: newWriter()}
 		g.Go(w.run)
 	}
 	err = g.Wait()
@@ -268,6 +281,13 @@ func (im *importer) walk(ctx context.Context, top *importDir) error {
 		if d.root, err = openDir(d.parent.root, d.name); err != nil {
 			return d.pathError("", err)
 		}
+		if im.preserve {
+			info, err := d.root.Stat(".")
+			if err != nil {
+				return d.pathError("", err)
+			}
+			d.meta = metadataOf(info)
+		}
 		found, rules, err := listDir(ctx, d.root.Root, im.hidden, d.rules)
 		if err != nil {
 			return d.pathError("", err)
@@ -341,8 +361,9 @@ func (im *importer) send(ctx context.Context, j job) error {
 // importWorker turns entries into blocks.
 type importWorker struct {
 	*importer
-	ctx context.Context
-	out BlockWriter
+	ctx     context.Context
+	out     BlockWriter
+	fastCDC *chunkers.Chunker // of the file that it cuts; nil before the first
 }
 
 func (w *importWorker) run() error {
@@ -419,7 +440,7 @@ func (w *importWorker) putEntry(d *importDir, name string, listed fs.FileInfo) (
 			return Link{}, d.pathError(name, err)
 		}
 		w.symlinks.Add(1)
-		return putSymlink(target, w.put)
+		return putSymlink(target, w.metadata(info), w.put)
 	case mode.IsDir():
 		return Link{}, d.pathError(name, ErrChanged)
 	default:
@@ -440,7 +461,7 @@ func (w *importWorker) fill(d *importDir, slot int, l Link) error {
 // directories above that are complete with it.
 func (w *importWorker) finish(d *importDir) error {
 	for d.parent != nil {
-		l, err := w.putDirectory(d.entries, w.put)
+		l, err := w.putDirectory(d.entries, d.meta, w.put)
 		if err != nil {
 			return fmt.Errorf("%q: %w", d.path(""), err)
 		}

@@ -34,8 +34,8 @@ func importTree(t testing.TB, p profile, path string, opts ImportOptions) (*memS
 func sameAsBoxo(t *testing.T, p profile, path string, opts ImportOptions) cid.Cid {
 	t.Helper()
 	m, res := importTree(t, p, path, opts)
-	b := newBoxo(p)
-	b.hidden = opts.Hidden
+	b := newBoxo(p.with(opts.Chunker))
+	b.hidden, b.preserve = opts.Hidden, opts.Preserve
 	want := b.add(t, path)
 	if res.Root != want.Cid() {
 		t.Fatalf("root %s, boxo has %s", res.Root, want.Cid())
@@ -338,22 +338,24 @@ func TestImportNoticesChanges(t *testing.T) {
 		}, "b", ErrSpecialFile},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			top := tt.tree.write(t)
-			m := newMemStore()
-			var once sync.Once
-			m.onWrite = func(blockstore.Block) (err error) {
-				once.Do(func() { err = tt.change(top) })
-				return err
-			}
-			res, err := Import(context.Background(), m, top, ImportOptions{Workers: 1})
-			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), "/"+tt.bad+`"`) {
-				t.Errorf("got error %v", err)
-			}
-			if res.Root.Defined() || m.syncs > 0 {
-				t.Errorf("got root %s, %d syncs", res.Root, m.syncs)
-			}
-		})
+		for _, chunker := range []Chunker{{}, {byContent}} {
+			t.Run(fmt.Sprint(tt.name, " ", chunker), func(t *testing.T) {
+				top := tt.tree.write(t)
+				m := newMemStore()
+				var once sync.Once
+				m.onWrite = func(blockstore.Block) (err error) {
+					once.Do(func() { err = tt.change(top) })
+					return err
+				}
+				res, err := Import(context.Background(), m, top, ImportOptions{Workers: 1, Chunker: chunker})
+				if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), "/"+tt.bad+`"`) {
+					t.Errorf("got error %v", err)
+				}
+				if res.Root.Defined() || m.syncs > 0 {
+					t.Errorf("got root %s, %d syncs", res.Root, m.syncs)
+				}
+			})
+		}
 	}
 }
 

@@ -121,7 +121,7 @@ func TestListErrors(t *testing.T) {
 	if _, err := collect(t.Context(), m, file.CID); !errors.Is(err, ErrNotDir) {
 		t.Errorf("List of a file: %v", err)
 	}
-	symlink, err := putSymlink("x", m.put)
+	symlink, err := putSymlink("x", metadata{}, m.put)
 	if err != nil {
 		t.Fatal(err)
 	}

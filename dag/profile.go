@@ -7,9 +7,9 @@ import (
 )
 
 // profile says how files are cut and directories laid out, and so what CID a tree
-// gets. All of it is fixed but for tests, which shrink it.
+// gets. All of it is fixed but the chunk size, and but for tests, which shrink it.
 type profile struct {
-	chunkSize  int // bytes of a leaf, the last of a file excepted
+	chunkSize  int // bytes of a leaf, the last of a file excepted; or byContent
 	maxLinks   int // links of a file's node
 	maxDirSize int // bytes of a directory's block, above which it is sharded
 }
@@ -36,9 +36,10 @@ func putLeaf(data []byte, put func(blockstore.Block) error) (part, error) {
 	return part{Link{CID: b.CID(), Size: size}, size}, put(b)
 }
 
-// putFileNode writes the node that joins consecutive parts of a file.
-func putFileNode(parts []part, put func(blockstore.Block) error) (part, error) {
-	u := unixfs{Type: typeFile, BlockSizes: make([]uint64, len(parts))}
+// putFileNode writes the node that joins consecutive parts of a file. meta is for the
+// file's root alone.
+func putFileNode(parts []part, meta metadata, put func(blockstore.Block) error) (part, error) {
+	u := unixfs{Type: typeFile, BlockSizes: make([]uint64, len(parts)), Mode: meta.mode, ModTime: meta.modTime}
 	n := Node{Links: make([]Link, len(parts))}
 	for i, p := range parts {
 		n.Links[i] = p.link
@@ -52,13 +53,16 @@ func putFileNode(parts []part, put func(blockstore.Block) error) (part, error) {
 
 // joinParts writes the balanced tree over the parts of a file and returns its root:
 // nodes of maxLinks parts, nodes of maxLinks such nodes, and so on up to a single
-// one. One part alone is the file.
-func (p profile) joinParts(parts []part, put func(blockstore.Block) error) (part, error) {
-	for len(parts) > 1 {
+// one. One part alone is the file, unless there is metadata, which needs a node.
+func (p profile) joinParts(parts []part, meta metadata, put func(blockstore.Block) error) (part, error) {
+	if len(parts) == 1 && meta.isZero() {
+		return parts[0], nil
+	}
+	for len(parts) > p.maxLinks {
 		var above []part
 		for len(parts) > 0 {
 			n := min(p.maxLinks, len(parts))
-			node, err := putFileNode(parts[:n], put)
+			node, err := putFileNode(parts[:n], metadata{}, put)
 			if err != nil {
 				return part{}, err
 			}
@@ -67,22 +71,23 @@ func (p profile) joinParts(parts []part, put func(blockstore.Block) error) (part
 		}
 		parts = above
 	}
-	return parts[0], nil
+	return putFileNode(parts, meta, put)
 }
 
 // putDirectory writes a directory with the given entries, which are sorted bytewise
 // by name, and returns an unnamed link to it. A directory whose block would be
 // larger than maxDirSize becomes a HAMT.
-func (p profile) putDirectory(entries []Link, put func(blockstore.Block) error) (Link, error) {
-	n := Node{Links: entries, Data: unixfs{Type: typeDirectory}.Encode()}
+func (p profile) putDirectory(entries []Link, meta metadata, put func(blockstore.Block) error) (Link, error) {
+	u := unixfs{Type: typeDirectory, Mode: meta.mode, ModTime: meta.modTime}
+	n := Node{Links: entries, Data: u.Encode()}
 	if n.encodedSize() > p.maxDirSize {
-		return buildHAMT(entries, put)
+		return buildHAMT(entries, meta, put)
 	}
 	return putNode(n, put)
 }
 
 // putSymlink writes a symlink to target and returns an unnamed link to it.
-func putSymlink(target string, put func(blockstore.Block) error) (Link, error) {
-	u := unixfs{Type: typeSymlink, Data: []byte(target)}
+func putSymlink(target string, meta metadata, put func(blockstore.Block) error) (Link, error) {
+	u := unixfs{Type: typeSymlink, Data: []byte(target), Mode: meta.mode, ModTime: meta.modTime}
 	return putNode(Node{Data: u.Encode()}, put)
 }

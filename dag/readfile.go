@@ -23,8 +23,6 @@ type sourceFile struct {
 	info fs.FileInfo // at the time of opening
 	dir  *place      // where it is
 	name string
-	// doubtful says that its first bytes decide whether it is refused as a secret.
-	doubtful bool
 }
 
 func (f *sourceFile) pathError(err error) error { return f.dir.pathError(f.name, err) }

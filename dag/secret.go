@@ -13,8 +13,12 @@ import (
 // ErrSecret reports files that nobody publishes on purpose, such as private keys.
 var ErrSecret = errors.New("looks secret")
 
-// maxSecretsNamed is how many files an error names.
-const maxSecretsNamed = 10
+const (
+	// maxSecretsNamed is how many files an error names.
+	maxSecretsNamed = 10
+	// secretStart is how many bytes of a doubtful file decide, at most.
+	secretStart = 1 << 20
+)
 
 // suspicion is what the name of a file or directory says about it.
 type suspicion int

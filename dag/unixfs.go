@@ -42,8 +42,8 @@ func (t unixfsType) String() string {
 	return fmt.Sprintf("type %d", uint64(t))
 }
 
-// unixfs is the UnixFS message in a node's Data. Import sets neither Mode nor
-// ModTime, so that a tree's root depends on nothing but names and contents.
+// unixfs is the UnixFS message in a node's Data. Import sets Mode and ModTime only if
+// it is told to, since a tree's root then depends on more than names and contents.
 //
 // See https://specs.ipfs.tech/unixfs/.
 type unixfs struct {
