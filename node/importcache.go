@@ -18,20 +18,21 @@ import (
 
 const (
 	importCacheFile  = "import-cache"
-	importCacheMagic = "pollux import cache 1\n"
-	// maxCachedTrees is how many paths the cache has files of; together they have
+	importCacheMagic = "pollux import cache 2\n"
+	// maxCachedTrees is how many trees the cache has files of; together they have
 	// dag.MaxCachedFiles at most. Those that changed longest ago go first.
 	maxCachedTrees = 1 << 10
-	// maxImportCache is how long the file is at most: paths are shorter than 4 KiB.
-	maxImportCache = maxCachedTrees<<12 + dag.MaxCachedFiles*dag.CachedFileSize
+	// maxImportCache is how long the file is at most: a path is shorter than 4 KiB, and
+	// what else there is of a tree than 64 bytes.
+	maxImportCache = maxCachedTrees*(4<<10+64) + dag.MaxCachedFiles*dag.CachedFileSize
 )
 
-// importCache is the file that remembers, for each path that was added, the files
-// that the last add of it saw. Losing it costs time: the next add reads all files. Who
+// importCache is the file that remembers, for each tree that was added, the files that
+// the last add of it saw. One path added in two ways is two trees. Losing it costs time: the next add reads all files. Who
 // can forge it can make an add take a file for another that the store holds.
 //
-// The file is importCacheMagic; for each path its length, the path, the length of what
-// dag.FileCache.Encode gave, and that; and a CRC-32C of all before. Numbers are
+// The file is importCacheMagic; for each tree the length of its key, the key, the length
+// of what dag.FileCache.Encode gave, and that; and a CRC-32C of all before. Numbers are
 // big-endian, of 4 bytes. It is not synced: a file that a crash damaged does not have
 // the right sum.
 type importCache struct {
@@ -41,18 +42,24 @@ type importCache struct {
 	mu sync.Mutex // held while the file is read and replaced
 }
 
-// cachedTree is what is known of one path.
+// cachedTree is what is known of one tree.
 type cachedTree struct {
-	path  string
+	key   string
 	files []byte
 }
 
-// get returns what is known of the files below path, possibly nothing.
-func (c *importCache) get(path string) *dag.FileCache {
+// cacheKey names the tree at path, added with opts: the path, and what decides how its
+// files are stored.
+func cacheKey(path string, opts dag.ImportOptions) string {
+	return fmt.Sprintf("%s\x00%s preserve=%t", path, opts.Chunker, opts.Preserve)
+}
+
+// get returns what is known of the files of a tree, possibly nothing.
+func (c *importCache) get(key string) *dag.FileCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range c.load() {
-		if t.path == path {
+		if t.key == key {
 			files, err := dag.ParseFileCache(t.files)
 			if err != nil {
 				c.log.Warn("import cache is damaged, files are read again", "err", err)
@@ -63,18 +70,18 @@ func (c *importCache) get(path string) *dag.FileCache {
 	return nil
 }
 
-// put remembers the files below path, in place of what was known of them.
-func (c *importCache) put(path string, files *dag.FileCache) {
+// put remembers the files of a tree, in place of what was known of them.
+func (c *importCache) put(key string, files *dag.FileCache) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	trees := c.load()
-	if i := slices.IndexFunc(trees, func(t cachedTree) bool { return t.path == path }); i >= 0 {
+	if i := slices.IndexFunc(trees, func(t cachedTree) bool { return t.key == key }); i >= 0 {
 		if bytes.Equal(trees[i].files, files.Encode()) {
 			return
 		}
 		trees = slices.Delete(trees, i, i+1)
 	}
-	trees = append(trees, cachedTree{path, files.Encode()})
+	trees = append(trees, cachedTree{key, files.Encode()})
 	if err := c.save(trees); err != nil {
 		c.log.Warn("cannot save the import cache, the next add reads all files", "err", err)
 	}
@@ -133,7 +140,7 @@ var crc32c = crc32.MakeTable(crc32.Castagnoli)
 func encodeImportCache(trees []cachedTree) []byte {
 	data := []byte(importCacheMagic)
 	for _, t := range trees {
-		for _, field := range [][]byte{[]byte(t.path), t.files} {
+		for _, field := range [][]byte{[]byte(t.key), t.files} {
 			data = binary.BigEndian.AppendUint32(data, uint32(len(field)))
 			data = append(data, field...)
 		}
@@ -171,7 +178,7 @@ func decodeImportCache(data []byte) ([]cachedTree, error) {
 	}
 	var trees []cachedTree
 	for len(rest) > 0 {
-		path, err := next()
+		key, err := next()
 		if err != nil {
 			return nil, err
 		}
@@ -179,7 +186,7 @@ func decodeImportCache(data []byte) ([]cachedTree, error) {
 		if err != nil {
 			return nil, err
 		}
-		trees = append(trees, cachedTree{string(path), files})
+		trees = append(trees, cachedTree{string(key), files})
 	}
 	return trees, nil
 }

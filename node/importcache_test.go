@@ -62,6 +62,25 @@ func TestImportCache(t *testing.T) {
 	}
 }
 
+// The same path added in another way is another tree.
+func TestCacheKey(t *testing.T) {
+	fastcdc, err := dag.ParseChunker("fastcdc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]dag.ImportOptions{}
+	for _, opts := range []dag.ImportOptions{{}, {Preserve: true}, {Chunker: fastcdc}, {Chunker: fastcdc, Preserve: true}} {
+		key := cacheKey("/a", opts)
+		if other, ok := seen[key]; ok {
+			t.Errorf("%+v and %+v have one key", opts, other)
+		}
+		seen[key] = opts
+	}
+	if cacheKey("/a", dag.ImportOptions{Hidden: true}) != cacheKey("/a", dag.ImportOptions{AllowSecrets: true}) {
+		t.Error("options that change no file have keys of their own")
+	}
+}
+
 // A file that is not as it was written is reported, ignored and replaced.
 func TestImportCacheDamaged(t *testing.T) {
 	var log bytes.Buffer
@@ -102,7 +121,7 @@ func TestImportCacheBounded(t *testing.T) {
 	c := newImportCache(t, &log)
 	trees := make([]cachedTree, maxCachedTrees)
 	for i := range trees {
-		trees[i] = cachedTree{path: fmt.Sprint(i), files: fileCache(t, 1, 1).Encode()}
+		trees[i] = cachedTree{key: fmt.Sprint(i), files: fileCache(t, 1, 1).Encode()}
 	}
 	if err := c.save(trees); err != nil {
 		t.Fatal(err)

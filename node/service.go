@@ -21,9 +21,16 @@ var _ api.Service = (*Node)(nil)
 // Add implements api.Service.
 func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (api.AddResult, error) {
 	start := time.Now()
-	opts := dag.ImportOptions{Hidden: req.Hidden, AllowSecrets: req.AllowSecrets}
+	opts := dag.ImportOptions{Hidden: req.Hidden, AllowSecrets: req.AllowSecrets, Preserve: req.Preserve}
+	if req.Chunker != "" {
+		var err error
+		if opts.Chunker, err = dag.ParseChunker(req.Chunker); err != nil {
+			return api.AddResult{}, fmt.Errorf("%w: %w", api.ErrUsage, err)
+		}
+	}
+	cached := cacheKey(req.Path, opts)
 	if !req.Rehash {
-		opts.Cache = n.imports.get(req.Path)
+		opts.Cache = n.imports.get(cached)
 	}
 	if progress != nil {
 		opts.Progress = func(p dag.Progress) {
@@ -48,7 +55,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	if err := n.sites.put(s); err != nil {
 		return api.AddResult{}, err
 	}
-	n.imports.put(req.Path, res.Cache)
+	n.imports.put(cached, res.Cache)
 	n.background("announce", res.Root, func(ctx context.Context) error { return n.provide(ctx, keys) })
 	return api.AddResult{
 		Root:     res.Root.String(),

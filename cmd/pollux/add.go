@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pollux/dag"
 	"pollux/node/api"
 )
 
@@ -18,7 +19,12 @@ func (a *app) addCommand() *cobra.Command {
 
 Left out are files and directories whose name starts with a dot, unless --hidden
 is given, and what .polluxignore files in the tree match; their syntax is that of
-.gitignore.`,
+.gitignore.
+
+The root depends on names and contents alone, but with --preserve on permissions and
+times too. --chunker fastcdc suits large files that grow or shrink in the middle,
+such as archives and databases: a new version costs the chunks that changed. Each
+chunker gives larger files other CIDs.`,
 		Args: exactly(1),
 		RunE: does(func(ctx context.Context, args []string) (err error) {
 			if req.Path, err = filepath.Abs(args[0]); err != nil {
@@ -41,7 +47,22 @@ is given, and what .polluxignore files in the tree match; their syntax is that o
 	cmd.Flags().BoolVar(&req.Hidden, "hidden", false, "include files and directories whose name starts with a dot")
 	cmd.Flags().BoolVar(&req.Rehash, "rehash", false, "read all files again, even those that did not change")
 	cmd.Flags().BoolVar(&req.AllowSecrets, "allow-secrets", false, "publish even what looks secret, such as private keys")
+	cmd.Flags().BoolVar(&req.Preserve, "preserve", false, "keep permissions and modification times")
+	req.Chunker = dag.Chunker{}.String()
+	cmd.Flags().Var((*chunker)(&req.Chunker), "chunker", "cut files by `method`: size-N (N bytes) or fastcdc (by content)")
 	return cmd
+}
+
+// chunker is what dag.ParseChunker reads, as a flag.
+type chunker string
+
+func (c *chunker) String() string { return string(*c) }
+func (c *chunker) Type() string   { return "string" }
+
+func (c *chunker) Set(text string) error {
+	_, err := dag.ParseChunker(text)
+	*c = chunker(text)
+	return err
 }
 
 // printAdded tells what was added from path.

@@ -57,6 +57,8 @@ type AddRequest struct {
 	Hidden       bool   `json:"hidden"`        // include files and directories whose name starts with a dot
 	Rehash       bool   `json:"rehash"`        // read all files, those too that did not change since the last Add of Path
 	AllowSecrets bool   `json:"allow_secrets"` // include what looks secret, such as private keys, instead of failing
+	Preserve     bool   `json:"preserve"`      // store permissions and modification times
+	Chunker      string `json:"chunker"`       // how files are cut, as dag.ParseChunker reads it; "" is size-1048576
 }
 
 // AddResult tells what an import made.

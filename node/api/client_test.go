@@ -151,7 +151,7 @@ func TestClient(t *testing.T) {
 	ctx := t.Context()
 
 	var progress []Progress
-	add := AddRequest{Path: "/a <b>\u2028", Hidden: true}
+	add := AddRequest{Path: "/a <b>\u2028", Hidden: true, Preserve: true, Chunker: "fastcdc"}
 	added, err := c.Add(ctx, add, func(p Progress) { progress = append(progress, p) })
 	equal(t, added, err, AddResult{Root: "root", Files: 3, URL: "http://root.ipfs.localhost/", TookMS: 7})
 	equal(t, f.gotAdd, nil, add)
