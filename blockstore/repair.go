@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 )
 
@@ -204,13 +205,13 @@ func (s *Store) quarantineNumbers() []uint32 {
 func (s *Store) DropQuarantine() error {
 	var errs []error
 	for _, number := range s.quarantineNumbers() {
-		err := s.dir.Remove(badName(number))
-		if err == nil {
-			s.mu.Lock()
-			delete(s.quarantined, number)
-			s.mu.Unlock()
+		if err := s.dir.Remove(badName(number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+			continue
 		}
-		errs = append(errs, err)
+		s.mu.Lock()
+		delete(s.quarantined, number)
+		s.mu.Unlock()
 	}
 	return errors.Join(append(errs, s.dir.Sync())...)
 }

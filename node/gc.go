@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -15,6 +17,10 @@ import (
 // GC implements api.Service.
 func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResult, error) {
 	start := time.Now()
+	if n.store.Stats().QuarantinedBytes > 0 {
+		// Of a site that has lost a directory, what is below it would go.
+		return api.GCResult{}, errors.New("damaged packs are in quarantine: run `pollux repair` first, or unfollow the sites that it cannot make whole and run it then")
+	}
 	show := func(p api.Progress) {
 		if progress != nil {
 			progress(p)
@@ -29,45 +35,64 @@ func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResul
 	}, err
 }
 
-// mark marks what is here of every site.
+// mark marks what is here of every site. It fails if a site that was whole is not:
+// what is below a block that is missing cannot be known.
 func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.Progress)) error {
-	var stack []cid.Cid
-	for _, s := range n.sites.all() {
-		stack = append(stack, s.Root)
-	}
-	var p api.Progress
-	p.Phase = "marking"
+	sites := n.sites.all()
+	// First those that are to be whole: what another misses would count as met.
+	slices.SortStableFunc(sites, func(a, b site) int {
+		switch {
+		case a.Whole == b.Whole:
+			return 0
+		case a.Whole:
+			return -1
+		default:
+			return 1
+		}
+	})
+	p := api.Progress{Phase: "marking"}
 	shown := time.Now()
-	for len(stack) > 0 {
-		c := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if !marks.Add(c) {
-			continue
-		}
-		if p.Blocks++; time.Since(shown) > 100*time.Millisecond {
-			shown = time.Now()
-			show(p)
-			if err := ctx.Err(); err != nil {
-				return err
+	for _, s := range sites {
+		for stack := []cid.Cid{s.Root}; len(stack) > 0; {
+			c := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if !marks.Add(c) {
+				continue
 			}
-		}
-		if c.Type() == cid.Raw {
-			continue
-		}
-		b, err := n.store.Get(ctx, c)
-		if isMissing(err) {
-			continue // a site that is being mirrored
-		}
-		if err != nil {
-			return fmt.Errorf("mark: %w", err)
-		}
-		links, err := dag.Links(b)
-		if err != nil {
-			return fmt.Errorf("mark %s: %w", c, err)
-		}
-		for _, l := range links {
-			stack = append(stack, l.CID)
+			if p.Blocks++; time.Since(shown) > 100*time.Millisecond {
+				shown = time.Now()
+				show(p)
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+			if c.Type() == cid.Raw {
+				continue
+			}
+			links, err := n.links(ctx, c)
+			if isMissing(err) && !s.Whole {
+				continue // it is being mirrored
+			}
+			if err != nil {
+				return fmt.Errorf("mark what %s needs: %w; run `pollux repair` first", s.Root, err)
+			}
+			for _, l := range links {
+				stack = append(stack, l.CID)
+			}
 		}
 	}
 	return nil
+}
+
+// links returns the links of a block that is held.
+func (n *Node) links(ctx context.Context, c cid.Cid) ([]dag.Link, error) {
+	b, err := n.store.Get(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	links, err := dag.Links(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c, err)
+	}
+	return links, nil
 }

@@ -110,6 +110,7 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	m.mu.Unlock()
 	n.log.Info("site is whole", "root", m.root, "blocks", s.Blocks, "bytes", s.Bytes)
 	n.background("announce", m.root, func(ctx context.Context) error { return n.provide(ctx, keys) })
+	n.background("drop quarantine", m.root, n.dropQuarantine)
 	return nil
 }
 

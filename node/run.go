@@ -87,14 +87,12 @@ func (n *Node) Run(ctx context.Context, ready func(Ready)) error {
 		}
 		serve(gateway.NewServer(handler, n.log), web)
 	}
-	g.Go(func() error {
-		n.resume(gctx)
-		return nil
-	})
-	g.Go(func() error {
-		returnMemory(gctx)
-		return nil
-	})
+	for _, work := range []func(context.Context){n.resume, n.scrub, n.heal, returnMemory} {
+		g.Go(func() error {
+			work(gctx)
+			return nil
+		})
+	}
 	n.mu.Lock()
 	url := n.gateway
 	n.mu.Unlock()

@@ -266,9 +266,12 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Reachability: "unknown",
 		Addrs:        []string{},
 		Sites:        []api.Site{},
-		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes, QuotaBytes: int64(n.cfg.Disk)},
+		Store:        api.StoreStatus{Blocks: int64(st.Blocks), Bytes: st.Bytes, DiskBytes: st.DiskBytes, QuotaBytes: int64(n.cfg.Disk), QuarantinedBytes: st.QuarantinedBytes},
 		Announce:     api.AnnounceStatus{Strategy: n.cfg.Announce.String()},
 		Limits:       api.Limits{DiskBytes: int64(n.cfg.Disk), MemoryBytes: transport.MemoryLimit, Connections: int64(n.cfg.ConnectionsHigh)},
+	}
+	if err := n.store.ReadOnly(); err != nil {
+		status.Store.ReadOnly = err.Error()
 	}
 	id, err := n.ID(ctx)
 	if err != nil {

@@ -35,8 +35,11 @@ func (a *app) checkCommand() *cobra.Command {
 				}
 				a.printf("Checked %s in %s, %s read\n", count(res.Blocks, "block", "blocks"), count(res.Packs, "pack", "packs"), size(res.Bytes))
 			}
-			if res.Damaged > 0 {
-				return fmt.Errorf("%s damaged: look at the disk; a block is fetched again when it is next read, or added again from its source", count(res.Damaged, "block is", "blocks are"))
+			switch {
+			case res.Damaged > 0:
+				return fmt.Errorf("%s damaged: look at the disk, and run `pollux repair`", count(res.Damaged, "block is", "blocks are"))
+			case len(res.Incomplete) > 0:
+				return fmt.Errorf("blocks of %s are missing, first of %s: run `pollux repair`", count(int64(len(res.Incomplete)), "site", "sites"), res.Incomplete[0])
 			}
 			return nil
 		}),

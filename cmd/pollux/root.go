@@ -83,6 +83,7 @@ it whole, serves it, and passes it on.
 		a.exportCommand(),
 		a.importCommand(),
 		a.checkCommand(),
+		a.repairCommand(),
 		a.gcCommand(),
 		a.statusCommand(),
 		a.peersCommand(),

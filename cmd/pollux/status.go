@@ -53,6 +53,12 @@ func (a *app) printStatus(st api.Status, live bool) error {
 		a.printf(" of %s", size(st.Store.QuotaBytes))
 	}
 	a.printf(")\n")
+	if st.Store.QuarantinedBytes > 0 {
+		a.printf("Damage    %s of damaged packs are kept; see `pollux repair`\n", size(st.Store.QuarantinedBytes))
+	}
+	if st.Store.ReadOnly != "" {
+		a.printf("Damage    %s\n", printable(st.Store.ReadOnly))
+	}
 	if len(st.Sites) == 0 {
 		return a.printf("Sites     none; add one with `pollux add` or `pollux follow`\n")
 	}

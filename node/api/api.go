@@ -41,6 +41,9 @@ type Service interface {
 	GC(ctx context.Context, progress func(Progress)) (GCResult, error)
 	// Check looks for damage in the block store. It changes nothing.
 	Check(ctx context.Context, req CheckRequest, progress func(Progress)) (CheckResult, error)
+	// Repair takes damaged packs out of use, and fetches what is missing of sites.
+	// Sites that stay incomplete are no error.
+	Repair(ctx context.Context, req RepairRequest, progress func(Progress)) (RepairResult, error)
 	// Status describes the node now.
 	Status(ctx context.Context) (Status, error)
 	// Peers lists the peers that the node is connected to.
@@ -138,7 +141,29 @@ type CheckResult struct {
 	Bytes   int64    `json:"bytes"`   // bytes that were read
 	Damaged int64    `json:"damaged"` // blocks that are damaged
 	Damage  []string `json:"damage"`  // what is wrong, for people; at most 100
-	TookMS  int64    `json:"took_ms"` // milliseconds
+	// Incomplete are the roots of sites of which blocks are missing that were here once.
+	Incomplete []string `json:"incomplete"`
+	TookMS     int64    `json:"took_ms"` // milliseconds
+}
+
+// RepairRequest asks for a repair of the block store.
+type RepairRequest struct {
+	Timeout time.Duration `json:"timeout_ns"` // longest silence while a site is fetched
+}
+
+// RepairResult tells what a repair found and did.
+type RepairResult struct {
+	Packs      int64    `json:"packs"`
+	Blocks     int64    `json:"blocks"`     // blocks that were looked at
+	Bytes      int64    `json:"bytes"`      // bytes that were read
+	Damaged    int64    `json:"damaged"`    // blocks that were damaged
+	Damage     []string `json:"damage"`     // what was wrong, for people; at most 100
+	Restored   int64    `json:"restored"`   // blocks that an earlier repair could not read, and this one could
+	Received   int64    `json:"received"`   // bytes that came over the network, all protocols
+	Incomplete []string `json:"incomplete"` // roots of sites of which blocks are still missing
+	// QuarantinedBytes are those of damaged packs that are kept because of Incomplete.
+	QuarantinedBytes int64 `json:"quarantined_bytes"`
+	TookMS           int64 `json:"took_ms"` // milliseconds
 }
 
 // Progress is how far a running request has come. Totals that are not known
@@ -192,6 +217,10 @@ type StoreStatus struct {
 	Bytes      int64 `json:"bytes"`       // bytes of the blocks
 	DiskBytes  int64 `json:"disk_bytes"`  // bytes that they take on disk
 	QuotaBytes int64 `json:"quota_bytes"` // most DiskBytes allowed; 0 if there is no quota
+	// QuarantinedBytes are those of DiskBytes that damaged packs take; see Service.Repair.
+	QuarantinedBytes int64 `json:"quarantined_bytes"`
+	// ReadOnly is why nothing can be written now; "" if it can.
+	ReadOnly string `json:"read_only"`
 }
 
 // Traffic counts bytes over the network since the node came up, all protocols.

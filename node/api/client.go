@@ -133,6 +133,11 @@ func (c *Client) Check(ctx context.Context, req CheckRequest, progress func(Prog
 	return post[CheckResult](ctx, c, pathCheck, req, progress)
 }
 
+// Repair implements Service.
+func (c *Client) Repair(ctx context.Context, req RepairRequest, progress func(Progress)) (RepairResult, error) {
+	return post[RepairResult](ctx, c, pathRepair, req, progress)
+}
+
 // Status implements Service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return call[Status](ctx, c, http.MethodGet, pathStatus, "", nil, nil)

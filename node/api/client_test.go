@@ -31,6 +31,7 @@ type fake struct {
 	gotFollow  FollowRequest
 	gotFetch   FetchRequest
 	gotCheck   CheckRequest
+	gotRepair  RepairRequest
 	gotTarget  string
 	gotAddr    string
 	gotTimeout time.Duration
@@ -96,6 +97,11 @@ func (f *fake) Peers(context.Context) ([]Peer, error) {
 func (f *fake) Connect(_ context.Context, addr string) (Peer, error) {
 	f.gotAddr = addr
 	return Peer{Peer: "p"}, f.err
+}
+
+func (f *fake) Repair(_ context.Context, req RepairRequest, _ func(Progress)) (RepairResult, error) {
+	f.gotRepair = req
+	return RepairResult{Packs: 2, Damaged: 1, Damage: []string{"d"}, Incomplete: []string{"r"}}, f.err
 }
 
 func (f *fake) ID(context.Context) (Identity, error) {
@@ -171,6 +177,9 @@ func TestClient(t *testing.T) {
 	checked, err := c.Check(ctx, CheckRequest{Data: true}, nil)
 	equal(t, checked, err, CheckResult{Packs: 2, Damaged: 1, Damage: []string{"d"}})
 	equal(t, f.gotCheck, nil, CheckRequest{Data: true})
+	repaired, err := c.Repair(ctx, RepairRequest{Timeout: time.Second}, nil)
+	equal(t, repaired, err, RepairResult{Packs: 2, Damaged: 1, Damage: []string{"d"}, Incomplete: []string{"r"}})
+	equal(t, f.gotRepair, nil, RepairRequest{Timeout: time.Second})
 
 	collected, err := c.GC(ctx, func(p Progress) { progress = append(progress, p) })
 	equal(t, collected, err, GCResult{Blocks: 3, FreedBytes: 99})
@@ -278,6 +287,7 @@ func TestClientErrors(t *testing.T) {
 		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
 		"Block":    func() error { _, err := c.Block(ctx, blockstore.Sum(cid.Raw, nil).CID(), 0); return err },
 		"Check":    func() error { _, err := c.Check(ctx, CheckRequest{}, nil); return err },
+		"Repair":   func() error { _, err := c.Repair(ctx, RepairRequest{}, nil); return err },
 		"GC":       func() error { _, err := c.GC(ctx, nil); return err },
 		"Status":   func() error { _, err := c.Status(ctx); return err },
 		"Peers":    func() error { _, err := c.Peers(ctx); return err },

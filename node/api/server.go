@@ -31,6 +31,7 @@ const (
 	pathFetch    = "/v1/fetch"
 	pathGC       = "/v1/gc"
 	pathCheck    = "/v1/check"
+	pathRepair   = "/v1/repair"
 	pathConnect  = "/v1/connect"
 	pathStatus   = "/v1/status"
 	pathPeers    = "/v1/peers"
@@ -88,6 +89,7 @@ func newHandler(svc Service) http.Handler {
 			return nothing{}, svc.Unfollow(ctx, req.Target)
 		}))
 	mux.HandleFunc("POST "+pathCheck, handle(svc.Check))
+	mux.HandleFunc("POST "+pathRepair, handle(svc.Repair))
 	mux.HandleFunc("POST "+pathGC, handle(
 		func(ctx context.Context, _ nothing, progress func(Progress)) (GCResult, error) {
 			return svc.GC(ctx, progress)
