@@ -440,23 +440,3 @@ func FuzzReplay(f *testing.F) {
 		wantAll(t, s, []Block{b})
 	})
 }
-
-func BenchmarkGet(b *testing.B) {
-	s := openDir(b, b.TempDir())
-	blocks := make([]Block, 2000)
-	for i := range blocks {
-		blocks[i] = text(i, 4096)
-	}
-	if err := s.Put(blocks...); err != nil {
-		b.Fatal(err)
-	}
-	s.cache = newCache(0)
-	b.SetBytes(4096)
-	b.RunParallel(func(pb *testing.PB) {
-		for i := 0; pb.Next(); i++ {
-			if _, err := s.Get(context.Background(), blocks[i%len(blocks)].CID()); err != nil {
-				b.Error(err)
-			}
-		}
-	})
-}
