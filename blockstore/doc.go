@@ -10,7 +10,8 @@
 // The package knows CIDs and bytes. It refuses to know what a block means (see
 // package dag), which blocks are wanted, and who else holds them.
 //
-// Guarantees: what Put or Writer.Sync acknowledged survives kill -9 and power
-// loss; nothing that fails its hash is ever returned; after a failed write or
-// sync the store stops writing, says why, and stays readable.
+// Guarantees: what Put or Hold.Sync acknowledged survives kill -9 and power
+// loss; nothing that fails its hash is ever returned; after a failed sync the
+// store stops writing, says why, stays readable, and writes again when the disk
+// works; no damage is cut off or removed while something may need it.
 package blockstore

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -261,4 +262,81 @@ func TestScrubClock(t *testing.T) {
 	if p, due, _ := s.nextScrub(state, later, month); p == nil || due.After(later) {
 		t.Errorf("a month after the clock was set back the next is due at %v", due)
 	}
+}
+
+// TestRepairBesides adds and reads while packs are damaged, repaired and collected: a
+// block that the disk has not changed is always there.
+func TestRepairBesides(t *testing.T) {
+	path := t.TempDir()
+	s, blocks := fillStore(t, path, 200)
+	victims, kept := blocks[:50], blocks[50:]
+	ctx, cancel := context.WithCancel(t.Context())
+	var workers sync.WaitGroup
+	for i := range 2 {
+		workers.Go(func() {
+			for j := 0; ctx.Err() == nil; j++ {
+				b := kept[(i*71+j)%len(kept)]
+				if got, err := s.Get(context.Background(), b.CID()); err != nil || !bytes.Equal(got.Data(), b.Data()) {
+					t.Errorf("Get = %v", err)
+					return
+				}
+			}
+		})
+		workers.Go(func() {
+			for j := 0; ctx.Err() == nil; j++ {
+				b := noise(uint64(1_000_000*(i+1)+j), 600)
+				if err := s.Put(b); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := s.Get(context.Background(), b.CID()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all := func(m *Marks) error { // what the adders bring is not collected either
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		for _, p := range s.packs {
+			for k := range p.index.all() {
+				m.keys[k] = struct{}{}
+			}
+		}
+		return nil
+	}
+	for i := range 20 {
+		v := victims[i]
+		s.mu.RLock()
+		p, e, ok := s.find(keyOf(v.CID().Hash()))
+		s.mu.RUnlock()
+		if !ok {
+			t.Fatal("a victim is gone too early")
+		}
+		f, err := os.OpenFile(filepath.Join(path, packName(p.number)), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0, 1, 2, 3}, int64(e.offset+e.size-4)); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		res, err := s.Repair(t.Context(), true, func(error) {}, nil)
+		if err != nil || res.Packs != 1 || res.Lost != 1 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		if i%5 == 4 {
+			if err := s.DropQuarantine(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Collect(t.Context(), all, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cancel()
+	workers.Wait()
+	wantAll(t, s, kept)
+	noDamage(t, s)
 }
