@@ -3,7 +3,8 @@ package dag
 import (
 	"context"
 	"fmt"
-	"math"
+	"io/fs"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -44,6 +45,10 @@ type Entry struct {
 	// for a file of one raw block, of the file's root node for others.
 	Size   int64
 	Target string // of a symlink
+	// Mode is the permission bits, and ModTime the modification time, that the
+	// publisher recorded; 0 and zero if none, as for every file of one raw block.
+	Mode    fs.FileMode
+	ModTime time.Time
 }
 
 // Stat returns the entry that c is the root of. It reads that one block.
@@ -66,6 +71,7 @@ func blockEntry(name string, b blockstore.Block) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
+	e.Mode, e.ModTime = fs.FileMode(u.Mode).Perm(), u.ModTime
 	switch u.Type {
 	case typeFile, typeRaw:
 		e.Kind, e.Size = KindFile, int64(u.FileSize)
@@ -80,7 +86,7 @@ func blockEntry(name string, b blockstore.Block) (Entry, error) {
 }
 
 // rawEntry returns the entry for a link to a raw block, a file of one leaf, without
-// reading it.
+// reading it. Whatever the link claims, the file is no larger than a block.
 func rawEntry(name string, l Link) Entry {
-	return Entry{Name: name, CID: l.CID, Kind: KindFile, Size: int64(min(l.Size, math.MaxInt64))}
+	return Entry{Name: name, CID: l.CID, Kind: KindFile, Size: int64(min(l.Size, blockstore.MaxBlockSize))}
 }

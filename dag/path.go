@@ -118,6 +118,10 @@ type listStep struct {
 	pos   shardPos // of a shard
 	name  string   // of an entry
 	entry Link
+	// known are the entries that the same node leads to, by CID, so that the topmost
+	// block of each is read once. Without this, a node that links many times to a
+	// large one could keep a reader busy for hours.
+	known map[cid.Cid]Entry
 }
 
 type listKind uint8
@@ -157,12 +161,21 @@ func List(ctx context.Context, get Getter, dir cid.Cid) iter.Seq2[Entry, error] 
 }
 
 // resolve returns the entry that at stands for, of which b is the topmost block
-// unless that is a raw one.
+// unless that is a raw one or was read before.
 func (at listStep) resolve(b blockstore.Block) (Entry, error) {
 	if at.entry.CID.Type() == cid.Raw {
 		return rawEntry(at.name, at.entry), nil
 	}
-	return blockEntry(at.name, b)
+	e := at.known[at.entry.CID]
+	if e.Kind == 0 {
+		var err error
+		if e, err = blockEntry("", b); err != nil {
+			return Entry{}, err
+		}
+		at.known[at.entry.CID] = e
+	}
+	e.Name = at.name
+	return e, nil
 }
 
 // listDirectory returns the steps below a directory's node or shard.
@@ -174,10 +187,11 @@ func listDirectory(at listStep, b blockstore.Block) ([]step[listStep], error) {
 	if err != nil {
 		return nil, err
 	}
+	known := make(map[cid.Cid]Entry)
 	if at.kind == listTop && u.Type == typeDirectory {
 		steps := make([]step[listStep], len(n.Links))
 		for i, l := range n.Links {
-			steps[i] = entryStep(l.Name, l)
+			steps[i] = entryStep(l.Name, l, known)
 		}
 		return steps, nil
 	}
@@ -198,15 +212,23 @@ func listDirectory(at listStep, b blockstore.Block) ([]step[listStep], error) {
 		if s.misplaced(at.pos, slot) {
 			return nil, fmt.Errorf("%s: %w: HAMT: %q is in a slot that its hash does not pick", b.CID(), ErrMalformed, slot.name)
 		}
-		steps[i] = entryStep(slot.name, slot.link)
+		steps[i] = entryStep(slot.name, slot.link, known)
 	}
 	return steps, nil
 }
 
-func entryStep(name string, l Link) step[listStep] {
+// entryStep returns the step to an entry of a node. It puts the CID of each entry whose
+// block is to be read into known, which the steps to all entries of the node share.
+func entryStep(name string, l Link, known map[cid.Cid]Entry) step[listStep] {
+	skip := l.CID.Type() == cid.Raw
+	if !skip {
+		if _, skip = known[l.CID]; !skip {
+			known[l.CID] = Entry{} // until it is visited, which is before those after it
+		}
+	}
 	return step[listStep]{
 		cid:  l.CID,
-		skip: l.CID.Type() == cid.Raw,
-		info: listStep{kind: listEntry, name: name, entry: l},
+		skip: skip,
+		info: listStep{kind: listEntry, name: name, entry: l, known: known},
 	}
 }
