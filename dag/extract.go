@@ -6,30 +6,46 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
+	"math"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"sync/atomic"
+	"slices"
 	"syscall"
 
+	"github.com/dustin/go-humanize"
 	"github.com/ipfs/go-cid"
-	"golang.org/x/sync/errgroup"
+
+	"pollux/blockstore"
 )
 
-// ErrUnsafeName reports an entry whose name could lead out of its directory, or
-// that its directory has twice.
-var ErrUnsafeName = errors.New("unsafe name")
+var (
+	// ErrUnsafeName reports an entry whose name could lead out of its directory, or
+	// that its directory has twice.
+	ErrUnsafeName = errors.New("unsafe name")
+	// ErrNoSpace reports a tree for which the file system has no room.
+	ErrNoSpace = errors.New("not enough free space")
+	// ErrExtracting reports that another Extract to the same destination is at work.
+	ErrExtracting = errors.New("another extraction to the same place is under way")
+)
+
+// UnfinishedError is the error of an Extract that kept what it had written: the next
+// one of the same root to the same destination goes on from there.
+type UnfinishedError struct {
+	Err  error
+	Kept string // absolute path of the directory to remove if nobody is to go on
+}
+
+func (e *UnfinishedError) Error() string { return e.Err.Error() }
+func (e *UnfinishedError) Unwrap() error { return e.Err }
 
 // ExtractOptions says how to extract.
 type ExtractOptions struct {
 	// Progress, if set, is called about ten times a second and at the end, never
-	// twice at once. It has totals only at the end.
+	// twice at once. It has totals once the tree's directories have been read.
 	Progress func(Progress)
 }
 
-// ExtractResult is what an extraction wrote.
+// ExtractResult is what a tree that was extracted has.
 type ExtractResult struct {
 	Files    int
 	Dirs     int // the top one included
@@ -38,39 +54,44 @@ type ExtractResult struct {
 }
 
 // Extract writes the tree below root to dest, which must not exist, unless both are
-// directories and dest is empty. The tree appears there at once when it is whole: it
-// is written under a temporary name beside dest, which an Extract that fails removes.
+// directories and dest is empty. The tree appears there at once when it is whole; until
+// then it is in a directory beside dest whose name starts with ".pollux-". One Extract
+// to a dest runs at a time; a second one fails with ErrExtracting.
 //
-// The whole tree is refused with ErrUnsafeName if an entry is called "", "." or "..",
-// if its name has a slash or NUL, or if its directory has another of that name.
+// One that fails for what can pass (ctx, a block that cannot be had, a full disk), or is
+// killed, leaves what it has written, and in the first case says where by an
+// UnfinishedError. The next one takes of that what is right, so that a file that was
+// whole is read and not written. Nothing there is trusted: contents are compared with
+// the blocks, everything else is replaced or removed, and no symlink is followed. What
+// other roots left for the same dest is removed when there is a tree at dest.
+//
+// Everything that is left is removed if the tree is refused for what it is:
+//
+//   - with ErrUnsafeName if an entry is called "", "." or "..", if its name has a slash
+//     or NUL, or if its directory has another of that name;
+//   - with ErrTooLarge if it has more than MaxEntries entries, each counted in every
+//     place where it occurs, or directories more than MaxTreeDepth deep;
+//   - with ErrMalformed, ErrCodec and others that nodes are refused with.
+//
+// A few blocks can stand for exabytes, so all directories are read before anything is
+// written, each distinct one once, and a tree that would not fit into the free space of
+// dest's file system fails with ErrNoSpace. Each entry counts as at least 4 KiB.
+//
 // Symlinks are written as they are, wherever they point, and never written through.
-// Files get mode 0644 and directories 0755, less the umask. Errors name the entry,
-// quoted. Nothing is synced.
+// Modes and modification times are restored where nodes have them, as far as the file
+// system has them too; of a mode only the permission bits, since a stranger has no say
+// in setuid, setgid and sticky. Others get mode 0644, directories 0755, less the umask.
+// Errors name the entry, quoted.
+//
+// Nothing is synced: as after cp, tar or rsync, a power cut in the next half minute may
+// cost some of the tree. A sync for each of many files takes longer than all the rest,
+// and the blocks that the tree can be made of again are durable in the store.
 func Extract(ctx context.Context, get Getter, root cid.Cid, dest string, opts ExtractOptions) (ExtractResult, error) {
 	res, err := runExtract(ctx, get, root, dest, opts)
 	if err != nil {
 		return ExtractResult{}, fmt.Errorf("extract %s: %w", root, err)
 	}
 	return res, nil
-}
-
-// extractor is one run of Extract. One goroutine makes directories and symlinks;
-// files are written several at once.
-type extractor struct {
-	get  Getter
-	open openDirs
-
-	meter    meter
-	dirs     int
-	symlinks int
-}
-
-// extractDir is a directory that was made and has to be filled.
-type extractDir struct {
-	place
-	parent *sharedRoot
-	name   string // in parent
-	cid    cid.Cid
 }
 
 func runExtract(ctx context.Context, get Getter, root cid.Cid, dest string, opts ExtractOptions) (res ExtractResult, err error) {
@@ -85,27 +106,23 @@ func runExtract(ctx context.Context, get Getter, root cid.Cid, dest string, opts
 	if err := checkDest(dest, top.Kind); err != nil {
 		return res, err
 	}
-	at := place{name: filepath.Dir(dest), depth: -1}
+	top.Name = filepath.Base(dest)
+	at := &place{name: filepath.Dir(dest), depth: -1}
 	parent, err := os.OpenRoot(at.name)
 	if err != nil {
 		return res, at.pathError("", err)
 	}
 	x := &extractor{get: get}
 	defer x.open.closeAll()
-	beside := x.open.add(parent)
-	temporary := fmt.Sprintf(".pollux-%016x", rand.Uint64())
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, parent.RemoveAll(temporary))
-		}
-	}()
+	s, err := openStaging(ctx, x.open.add(parent), at, top.Name)
+	if err != nil {
+		return res, err
+	}
+	tree := root.String()
+	defer func() { err = s.close(ctx, tree, err) }()
 
 	stopReport := x.meter.report(opts.Progress)
-	top.Name = filepath.Base(dest)
-	err = x.run(ctx, beside, &at, temporary, top)
-	if err == nil {
-		x.meter.finish()
-	}
+	err = x.run(ctx, s, tree, top)
 	stopReport()
 	if err != nil {
 		return res, err
@@ -115,8 +132,14 @@ func runExtract(ctx context.Context, get Getter, root cid.Cid, dest string, opts
 	}
 	// Not os.Rename, which never replaces a directory: the system call replaces one
 	// that is empty, and no other.
-	if err := syscall.Rename(filepath.Join(at.name, temporary), dest); err != nil {
+	if err := syscall.Rename(filepath.Join(at.path(s.name), tree), dest); err != nil {
 		return res, fmt.Errorf("%q: %w", dest, err)
+	}
+	if top.Kind == KindDirectory && top.Mode != 0 {
+		// A directory that its owner may not write to could not have been moved.
+		if err := chmod(parent, top.Name, top.Mode); err != nil {
+			return res, at.pathError(top.Name, err)
+		}
 	}
 	return ExtractResult{
 		Files:    int(x.meter.files.Load()),
@@ -124,6 +147,56 @@ func runExtract(ctx context.Context, get Getter, root cid.Cid, dest string, opts
 		Symlinks: x.symlinks,
 		Bytes:    x.meter.bytes.Load(),
 	}, nil
+}
+
+// run makes top, the whole tree, under the name tree in s.
+func (x *extractor) run(ctx context.Context, s *staging, tree string, top Entry) error {
+	sum, err := survey(ctx, x.get, s.at, top)
+	if err != nil {
+		return err
+	}
+	if err := x.reserve(ctx, s, tree, sum.space); err != nil {
+		return err
+	}
+	x.meter.totalFiles.Store(sum.files)
+	x.meter.totalBytes.Store(sum.bytes)
+	if x.umask, err = umask(s.here.Root); err != nil {
+		return s.at.pathError(s.name, err)
+	}
+	if err := x.write(ctx, s, tree, top); err != nil {
+		return err
+	}
+	x.meter.finish()
+	return nil
+}
+
+// reserve fails unless there is room for need bytes, in which what an earlier run left
+// of the tree counts as room.
+func (x *extractor) reserve(ctx context.Context, s *staging, tree string, need int64) error {
+	x.room.Store(math.MaxInt64)
+	dir, err := blockstore.Dir(s.at.path(s.name))
+	if err != nil {
+		return err
+	}
+	free, err := dir.Free()
+	if err != nil {
+		return fmt.Errorf("free space: %w", err)
+	}
+	if free <= 0 {
+		return nil // as some network file systems say; one that is full will tell
+	}
+	if free < need {
+		// Only now, since it reads every directory there.
+		there, err := unlock(ctx, s.here, tree)
+		if err != nil {
+			return s.at.pathError(s.name, err)
+		}
+		if free = saturate(free, there); free < need {
+			return fmt.Errorf("%w: %s are needed, %s can be had", ErrNoSpace, humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
+		}
+	}
+	x.room.Store(free - need)
+	return nil
 }
 
 // checkDest fails unless dest is free, or an empty directory for a directory.
@@ -151,127 +224,15 @@ func checkDest(dest string, kind Kind) error {
 	return fmt.Errorf("%q: %w", dest, fs.ErrExist)
 }
 
-// run writes e, the whole tree, as the entry called name in root, which is at.
-func (x *extractor) run(ctx context.Context, root *sharedRoot, at *place, name string, e Entry) error {
-	g, ctx := errgroup.WithContext(ctx)
-	// Writing many small files waits for the file system more than it computes.
-	g.SetLimit(2 * runtime.GOMAXPROCS(0))
-	g.Go(func() error { return x.walk(ctx, g, root, at, name, e) })
-	return g.Wait()
+// refusals are what an Extract fails with for what the tree is, or what is at its
+// destination, and will fail with again. What is in doubt is not among them: work that
+// is kept for nothing costs less than work that is lost.
+var refusals = []error{
+	ErrUnsafeName, ErrMalformed, ErrTooLarge, ErrCodec, ErrNotFile, errUnverifiable, fs.ErrExist,
+	// Names and symlink targets that the file system does not take.
+	syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EILSEQ,
 }
 
-// walk makes directories and symlinks, and has g write the files.
-func (x *extractor) walk(ctx context.Context, g *errgroup.Group, root *sharedRoot, at *place, name string, e Entry) error {
-	d, err := x.make(ctx, g, root, at, name, e)
-	if err != nil {
-		return err
-	}
-	var stack []*extractDir
-	if d != nil {
-		stack = append(stack, d)
-	}
-	for len(stack) > 0 {
-		d := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if d.depth > MaxTreeDepth {
-			return d.pathError("", ErrTooLarge)
-		}
-		here, err := openDir(d.parent, d.name)
-		if err != nil {
-			return d.pathError("", err)
-		}
-		for e, err := range List(ctx, x.get, d.cid) {
-			if err != nil {
-				return fmt.Errorf("%q: %w", d.path(""), err)
-			}
-			if err := checkName(e.Name); err != nil {
-				return fmt.Errorf("%q in %q: %w", e.Name, d.path(""), err)
-			}
-			below, err := x.make(ctx, g, here, &d.place, e.Name, e)
-			if err != nil {
-				return err
-			}
-			if below != nil {
-				stack = append(stack, below)
-			}
-		}
-		here.release()
-	}
-	return nil
-}
-
-// make makes the entry called name in root, which is at. A directory it returns for
-// filling.
-func (x *extractor) make(ctx context.Context, g *errgroup.Group, root *sharedRoot, at *place, name string, e Entry) (*extractDir, error) {
-	root.hold()
-	switch e.Kind {
-	case KindDirectory:
-		if err := root.Mkdir(name, 0o755); err != nil {
-			return nil, makeError(at, e.Name, err)
-		}
-		x.dirs++
-		return &extractDir{
-			place:  place{up: at, name: e.Name, depth: at.depth + 1},
-			parent: root,
-			name:   name,
-			cid:    e.CID,
-		}, nil
-	case KindSymlink:
-		defer root.release()
-		if err := root.Symlink(e.Target, name); err != nil {
-			return nil, makeError(at, e.Name, err)
-		}
-		x.symlinks++
-		return nil, nil
-	}
-	g.Go(func() error {
-		defer root.release()
-		return x.writeFile(ctx, root, at, name, e)
-	})
-	return nil, nil
-}
-
-// writeFile makes the file called name in root, which is at, with the content of e.
-func (x *extractor) writeFile(ctx context.Context, root *sharedRoot, at *place, name string, e Entry) error {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return makeError(at, e.Name, err)
-	}
-	err = WriteFile(ctx, x.get, e.CID, meteredWriter{f, &x.meter.bytes})
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("%q: %w", at.path(e.Name), err)
-	}
-	x.meter.files.Add(1)
-	return nil
-}
-
-type meteredWriter struct {
-	w     io.Writer
-	bytes *atomic.Int64
-}
-
-func (m meteredWriter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.bytes.Add(int64(n))
-	return n, err
-}
-
-func checkName(name string) error {
-	if name == "." || strings.ContainsAny(name, "/\x00") || !filepath.IsLocal(name) {
-		return ErrUnsafeName
-	}
-	return nil
-}
-
-// makeError says why the entry called name could not be made. Everything is made
-// where nothing was, so what exists is an entry of the same name, or of one that is
-// the same to a file system that does not tell cases apart.
-func makeError(at *place, name string, err error) error {
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%q in %q: %w: there twice", name, at.path(""), ErrUnsafeName)
-	}
-	return at.pathError(name, err)
+func isRefusal(err error) bool {
+	return slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) })
 }

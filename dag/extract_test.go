@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"pollux/blockstore"
 )
@@ -147,7 +148,19 @@ func TestExtractHostile(t *testing.T) {
 	}
 	lying := m.putNode(t, "lying", Node{
 		Links: []Link{file},
-		Data:  unixfs{Type: typeFile, FileSize: 1 << 40, BlockSizes: []uint64{1 << 40}}.Encode(),
+		Data:  unixfs{Type: typeFile, FileSize: 1 << 20, BlockSizes: []uint64{1 << 20}}.Encode(),
+	})
+	short, err := multihash.Sum([]byte("x"), multihash.SHA2_256, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unverifiable := m.putNode(t, "file", Node{
+		Links: []Link{{CID: cid.NewCidV1(cid.Raw, short), Size: 1}},
+		Data:  unixfs{Type: typeFile, FileSize: 1, BlockSizes: []uint64{1}}.Encode(),
+	})
+	mixed := m.putNode(t, "mixed", Node{
+		Links: []Link{file, m.putDir(t, "", file)},
+		Data:  unixfs{Type: typeFile, FileSize: 2, BlockSizes: []uint64{1, 1}}.Encode(),
 	})
 	tests := []struct {
 		name    string
@@ -170,11 +183,14 @@ func TestExtractHostile(t *testing.T) {
 		{"onto a symlink", []Link{link("a", filepath.Join(outside, "x")), named("a")}, ErrUnsafeName, `"a"`},
 		{"deep down", []Link{m.putDir(t, "d", m.putDir(t, "e", named("..")))}, ErrUnsafeName, "d/e"},
 		{"too long", []Link{named(strings.Repeat("x", 256))}, syscall.ENAMETOOLONG, "xxx"},
-		{"symlink to NUL", []Link{link("l", "a\x00b")}, syscall.EINVAL, `l"`},
-		{"symlink to nothing", []Link{link("l", "")}, syscall.ENOENT, `l"`},
+		{"symlink to NUL", []Link{link("l", "a\x00b")}, ErrMalformed, `"l"`},
+		{"symlink to nothing", []Link{link("l", "")}, ErrMalformed, `"l"`},
+		{"symlink too long", []Link{file, link("l", strings.Repeat("x", 1<<16))}, syscall.ENAMETOOLONG, `l"`},
 		{"lost block", []Link{file, lost}, errNotHeld, lost.CID.String()},
 		{"broken block", []Link{file, {"b", broken.CID(), 1}}, ErrMalformed, `"b"`},
 		{"lying size", []Link{file, lying}, ErrMalformed, `/lying"`},
+		{"directory in a file", []Link{file, mixed}, ErrNotFile, `/mixed"`},
+		{"unverifiable", []Link{file, unverifiable}, errUnverifiable, `/file"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -205,28 +221,14 @@ func TestExtractSymlinkOut(t *testing.T) {
 	onlyEntry(t, outside)
 }
 
-func TestExtractTooDeep(t *testing.T) {
-	m := newMemStore()
-	dir := m.putDir(t, "d", m.putDir(t, "e"))
-	root, err := os.OpenRoot(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &extractor{get: m}
-	defer x.open.closeAll()
-	bottom := place{name: "bottom", depth: MaxTreeDepth - 1}
-	err = x.run(t.Context(), x.open.add(root), &bottom, "d", Entry{Name: "d", CID: dir.CID, Kind: KindDirectory})
-	if !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), `"bottom/d/e"`) {
-		t.Errorf("got error %v", err)
-	}
-}
-
+// What fails before anything was written leaves nothing.
 func TestExtractCancel(t *testing.T) {
 	m, res := importTree(t, unixfsV1, siteTree().write(t), ImportOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
 	parent := t.TempDir()
 	get := cancelGetter{m, cancel, res.Root}
-	if _, err := Extract(ctx, get, res.Root, filepath.Join(parent, "x"), ExtractOptions{}); !errors.Is(err, context.Canceled) {
+	_, err := Extract(ctx, get, res.Root, filepath.Join(parent, "x"), ExtractOptions{})
+	if unfinished := new(UnfinishedError); !errors.Is(err, context.Canceled) || errors.As(err, &unfinished) {
 		t.Errorf("got error %v", err)
 	}
 	onlyEntry(t, parent)

@@ -26,7 +26,10 @@ type filePart struct {
 // of the file.
 //
 // Every block's content is held against the size that the node above claims for
-// it; a difference is ErrMalformed. A CID that is no file's is ErrNotFile.
+// it; a difference is ErrMalformed. So it never writes more than the Size that Stat has
+// of the file, nor visits more than maxReadDepth nodes for each byte of that: who must
+// bound the output, of which a few blocks can make exabytes, asks Stat before. A CID
+// that is no file's is ErrNotFile.
 func WriteFile(ctx context.Context, get Getter, file cid.Cid, w io.Writer) error {
 	first := step[filePart]{cid: file, info: filePart{cid: file, top: true}}
 	return descend(ctx, get, first, func(p filePart, b blockstore.Block) ([]step[filePart], error) {

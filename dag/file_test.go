@@ -107,6 +107,9 @@ func TestWriteFileErrors(t *testing.T) {
 			if err := WriteFile(t.Context(), m, tt.root.CID, &buf); !errors.Is(err, tt.want) {
 				t.Errorf("got %q, %v", buf.String(), err)
 			}
+			if e, err := Stat(t.Context(), m, tt.root.CID); err == nil && int64(buf.Len()) > e.Size {
+				t.Errorf("wrote %d bytes of %d", buf.Len(), e.Size)
+			}
 		})
 	}
 

@@ -2,6 +2,7 @@ package dag
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ipfs/go-cid"
@@ -17,12 +18,14 @@ type Getter interface {
 	Get(ctx context.Context, c cid.Cid) (blockstore.Block, error)
 }
 
+var errUnverifiable = errors.New("link that cannot be verified")
+
 func isIdentity(c cid.Cid) bool { return c.Prefix().MhType == multihash.IDENTITY }
 
 // load returns the block under c.
 func load(ctx context.Context, get Getter, c cid.Cid) (blockstore.Block, error) {
 	if err := blockstore.CheckCID(c); err != nil {
-		return blockstore.Block{}, fmt.Errorf("link that cannot be verified: %w", err)
+		return blockstore.Block{}, fmt.Errorf("%w: %w", errUnverifiable, err)
 	}
 	if isIdentity(c) {
 		h, err := multihash.Decode(c.Hash())
