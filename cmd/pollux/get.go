@@ -34,7 +34,11 @@ func (a *app) getCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get TARGET[/path]",
 		Short: "Fetch a site, or a part of it, and write it to disk",
-		Args:  exactly(1),
+		Long: `Fetch a site, or a part of it, and write it to disk.
+
+It appears at its place when it is whole. Until then it is in a directory beside
+it, .pollux- and a number. After an interruption the same command goes on there.`,
+		Args: exactly(1),
 		RunE: does(func(ctx context.Context, args []string) error {
 			target, err := api.ParseTarget(args[0])
 			if err != nil {
@@ -62,8 +66,14 @@ func (a *app) getCommand() *cobra.Command {
 			if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
 				return err
 			}
-			res, err := a.extract(ctx, blocks{svc, timeout}, root, dest, fetched.Bytes)
+			res, err := a.extract(ctx, blocks{svc, timeout}, root, dest)
+			var unfinished *dag.UnfinishedError
 			switch {
+			case errors.As(err, &unfinished):
+				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+					err = errors.New("interrupted")
+				}
+				return fmt.Errorf("%w; run the same command again to go on, or remove %q", err, unfinished.Kept)
 			case errors.Is(err, fs.ErrExist):
 				return fmt.Errorf("%w; choose another place with -o", err)
 			case err != nil:
@@ -82,15 +92,14 @@ func (a *app) getCommand() *cobra.Command {
 	return cmd
 }
 
-// extract writes the tree below root to dest, and shows progress. total is about
-// how many bytes that is.
-func (a *app) extract(ctx context.Context, get dag.Getter, root cid.Cid, dest string, total int64) (dag.ExtractResult, error) {
+// extract writes the tree below root to dest, and shows progress.
+func (a *app) extract(ctx context.Context, get dag.Getter, root cid.Cid, dest string) (dag.ExtractResult, error) {
 	show, done := a.progress()
 	defer done()
 	var opts dag.ExtractOptions
 	if show != nil {
 		opts.Progress = func(p dag.Progress) {
-			show(api.Progress{Phase: "writing", Bytes: p.Bytes, TotalBytes: max(total, p.TotalBytes), Files: p.Files})
+			show(api.Progress{Phase: "writing", Bytes: p.Bytes, TotalBytes: p.TotalBytes, Files: p.Files})
 		}
 	}
 	return dag.Extract(ctx, get, root, dest, opts)
