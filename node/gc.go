@@ -50,47 +50,65 @@ func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.
 			return 1
 		}
 	})
+	// Marks knows hashes only. A block may be in a site as a file too, under another
+	// CID of the same hash, and that must not hide what the node links to.
+	seen := make(map[cid.Cid]struct{})
 	p := api.Progress{Phase: "marking"}
 	shown := time.Now()
 	for _, s := range sites {
-		for stack := []cid.Cid{s.Root}; len(stack) > 0; {
-			c := stack[len(stack)-1]
-			stack = stack[:len(stack)-1]
-			if !marks.Add(c) {
-				continue
-			}
-			if p.Blocks++; time.Since(shown) > 100*time.Millisecond {
-				shown = time.Now()
-				show(p)
-				if err := ctx.Err(); err != nil {
-					return err
-				}
+		var nodes []cid.Cid // marked, their links not yet followed
+		add := func(c cid.Cid) {
+			if marks.Add(c) {
+				p.Blocks++
 			}
 			if c.Type() == cid.Raw {
-				continue
+				return
+			}
+			if _, ok := seen[c]; !ok {
+				seen[c] = struct{}{}
+				nodes = append(nodes, c)
+			}
+		}
+		for add(s.Root); len(nodes) > 0; {
+			c := nodes[len(nodes)-1]
+			nodes = nodes[:len(nodes)-1]
+			if time.Since(shown) > 100*time.Millisecond {
+				shown = time.Now()
+				show(p)
 			}
 			links, err := n.links(ctx, c)
 			if isMissing(err) && !s.Whole {
 				continue // it is being mirrored
 			}
+			if isMissing(err) {
+				err = fmt.Errorf("%w; run `pollux repair` first", err)
+			}
 			if err != nil {
-				return fmt.Errorf("mark what %s needs: %w; run `pollux repair` first", s.Root, err)
+				return fmt.Errorf("mark what %s needs: %w", s.Root, err)
 			}
 			for _, l := range links {
-				stack = append(stack, l.CID)
+				add(l.CID)
 			}
 		}
 	}
 	return nil
 }
 
-// links returns the links of a block that is held.
+// links returns the links of a block that is held. One that is no part of a site has
+// none: nothing below it was ever fetched. So a site that turns out to be anything else
+// keeps nobody from collecting.
 func (n *Node) links(ctx context.Context, c cid.Cid) ([]dag.Link, error) {
+	if blockstore.CheckCID(c) != nil {
+		return nil, ctx.Err()
+	}
 	b, err := n.store.Get(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	links, err := dag.Links(b)
+	if errors.Is(err, dag.ErrMalformed) || errors.Is(err, dag.ErrCodec) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c, err)
 	}
