@@ -52,6 +52,9 @@ func descend[T any](ctx context.Context, get Getter, first step[T], visit func(T
 			return err
 		}
 		next := stack[len(stack)-1]
+		// A pointer that stays behind would keep all the steps that were made with its
+		// own, and their blocks.
+		stack[len(stack)-1] = nil
 		stack = stack[:len(stack)-1]
 
 		for _, s := range slices.Backward(stack[max(0, len(stack)-lookAhead):]) {

@@ -26,27 +26,33 @@ var (
 // it is ErrNotDir. Errors name the part of the path that they are about.
 func Resolve(ctx context.Context, get Getter, root cid.Cid, path string) (Entry, error) {
 	at := Link{CID: root}
-	name, walked := "", root.String()
+	var walked []string // the segments down to at
+	about := func(err error, segments ...string) error {
+		return fmt.Errorf("%q: %w", strings.Join(append(append([]string{root.String()}, walked...), segments...), "/"), err)
+	}
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "" {
 			continue
 		}
 		next, err := lookup(ctx, get, at.CID, segment)
 		if errors.Is(err, ErrNotExist) {
-			walked += "/" + segment
+			return Entry{}, about(err, segment)
 		}
 		if err != nil {
-			return Entry{}, fmt.Errorf("%q: %w", walked, err)
+			return Entry{}, about(err)
 		}
-		at, name = next, segment
-		walked += "/" + segment
+		at, walked = next, append(walked, segment)
 	}
-	if at.CID.Type() == cid.Raw && name != "" {
-		return rawEntry(name, at), nil
+	name := ""
+	if len(walked) > 0 {
+		name = walked[len(walked)-1]
+		if at.CID.Type() == cid.Raw {
+			return rawEntry(name, at), nil
+		}
 	}
 	b, err := load(ctx, get, at.CID)
 	if err != nil {
-		return Entry{}, fmt.Errorf("%q: %w", walked, err)
+		return Entry{}, about(err)
 	}
 	return blockEntry(name, b)
 }
