@@ -116,7 +116,7 @@ func TestMillionEntries(t *testing.T) {
 		entries[i] = Link{name(i), leafCID(t, i), uint64(i)}
 	}
 	p := newPacked()
-	root, err := unixfsV1.putDirectory(entries, p.put)
+	root, err := unixfsV1.putDirectory(entries, metadata{}, p.put)
 	if err != nil {
 		t.Fatal(err)
 	}

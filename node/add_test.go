@@ -18,7 +18,7 @@ func TestAddOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	requests := []api.AddRequest{
-		{Path: dir}, {Path: dir, Preserve: true}, {Path: dir, Chunker: "size-2"}, {Path: dir, Chunker: "size-2", Preserve: true},
+		{Path: api.Raw(dir)}, {Path: api.Raw(dir), Preserve: true}, {Path: api.Raw(dir), Chunker: "size-2"}, {Path: api.Raw(dir), Chunker: "size-2", Preserve: true},
 	}
 	roots := map[string]int{}
 	for range 2 {
@@ -36,7 +36,7 @@ func TestAddOptions(t *testing.T) {
 	if len(roots) != len(requests) {
 		t.Errorf("%d roots of %d kinds", len(roots), len(requests))
 	}
-	if _, err := n.Add(t.Context(), api.AddRequest{Path: dir, Chunker: "rabin"}, nil); !errors.Is(err, api.ErrUsage) {
+	if _, err := n.Add(t.Context(), api.AddRequest{Path: api.Raw(dir), Chunker: "rabin"}, nil); !errors.Is(err, api.ErrUsage) {
 		t.Errorf("unknown chunker: %v", err)
 	}
 }

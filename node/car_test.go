@@ -41,7 +41,7 @@ func exportSite(t *testing.T, files map[string]string) (root cid.Cid, car []byte
 			t.Fatal(err)
 		}
 	}
-	res, err := n.Add(t.Context(), api.AddRequest{Path: dir}, nil)
+	res, err := n.Add(t.Context(), api.AddRequest{Path: api.Raw(dir)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

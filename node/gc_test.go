@@ -85,13 +85,13 @@ func TestAddsAtOnce(t *testing.T) {
 			var all sync.WaitGroup
 			for i := range adds {
 				dir := dirs(i)
-				res, err := alone.Add(t.Context(), api.AddRequest{Path: dir}, nil)
+				res, err := alone.Add(t.Context(), api.AddRequest{Path: api.Raw(dir)}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				want[i] = res.Root
 				all.Go(func() {
-					res, err := n.Add(t.Context(), api.AddRequest{Path: dir}, nil)
+					res, err := n.Add(t.Context(), api.AddRequest{Path: api.Raw(dir)}, nil)
 					if err != nil {
 						t.Error(err)
 					}
@@ -127,7 +127,7 @@ func TestAddDuringGC(t *testing.T) {
 		}
 		adding.Go(func() {
 			for i := range rounds {
-				res, err := n.Add(t.Context(), api.AddRequest{Path: dirs[i%len(dirs)], Rehash: i%2 == 0}, nil)
+				res, err := n.Add(t.Context(), api.AddRequest{Path: api.Raw(dirs[i%len(dirs)]), Rehash: i%2 == 0}, nil)
 				if err != nil {
 					t.Error(err)
 					return

@@ -21,6 +21,7 @@ var _ api.Service = (*Node)(nil)
 // Add implements api.Service.
 func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (api.AddResult, error) {
 	start := time.Now()
+	path := string(req.Path)
 	opts := dag.ImportOptions{Hidden: req.Hidden, AllowSecrets: req.AllowSecrets, Preserve: req.Preserve}
 	if req.Chunker != "" {
 		var err error
@@ -28,7 +29,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 			return api.AddResult{}, fmt.Errorf("%w: %w", api.ErrUsage, err)
 		}
 	}
-	cached := cacheKey(req.Path, opts)
+	cached := cacheKey(path, opts)
 	if !req.Rehash {
 		opts.Cache = n.imports.get(cached)
 	}
@@ -40,7 +41,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	// What is imported has no site above it until the end.
 	hold := n.store.Hold()
 	defer hold.Release()
-	res, err := dag.Import(ctx, hold, req.Path, opts)
+	res, err := dag.Import(ctx, hold, path, opts)
 	if errors.Is(err, dag.ErrSecret) {
 		err = fmt.Errorf("%w; list what is not to be published in %s, or publish it with --allow-secrets", err, dag.IgnoreFile)
 	}
@@ -51,7 +52,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	if err != nil {
 		return api.AddResult{}, err
 	}
-	s.Path = req.Path
+	s.Path = path
 	if err := n.sites.put(s); err != nil {
 		return api.AddResult{}, err
 	}
@@ -162,7 +163,7 @@ func (n *Node) Unfollow(ctx context.Context, target string) error {
 // Fetch implements api.Service.
 func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(api.Progress)) (api.FetchResult, error) {
 	start := time.Now()
-	target, err := api.ParseTarget(req.Target)
+	target, err := api.ParseTarget(string(req.Target))
 	if err != nil {
 		return api.FetchResult{}, err
 	}

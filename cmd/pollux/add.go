@@ -26,10 +26,12 @@ times too. --chunker fastcdc suits large files that grow or shrink in the middle
 such as archives and databases: a new version costs the chunks that changed. Each
 chunker gives larger files other CIDs.`,
 		Args: exactly(1),
-		RunE: does(func(ctx context.Context, args []string) (err error) {
-			if req.Path, err = filepath.Abs(args[0]); err != nil {
+		RunE: does(func(ctx context.Context, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
 				return err
 			}
+			req.Path = api.Raw(path)
 			svc, err := a.open(ctx)
 			if err != nil {
 				return err

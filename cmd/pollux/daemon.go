@@ -114,7 +114,7 @@ func (a *app) seed(ctx context.Context, n *node.Node, dir string) (seed, error) 
 	}
 	show, done := a.progress()
 	defer done()
-	res, err := n.Add(ctx, api.AddRequest{Path: path}, show)
+	res, err := n.Add(ctx, api.AddRequest{Path: api.Raw(path)}, show)
 	if err != nil {
 		return seed{}, fmt.Errorf("add %s: %w", dir, err)
 	}

@@ -14,7 +14,7 @@ import (
 func (a *app) fetch(ctx context.Context, svc service, target api.Target, timeout time.Duration) (api.FetchResult, error) {
 	show, done := a.progress()
 	defer done()
-	return svc.Fetch(ctx, api.FetchRequest{Target: target.String(), Timeout: timeout}, show)
+	return svc.Fetch(ctx, api.FetchRequest{Target: api.Raw(target.String()), Timeout: timeout}, show)
 }
 
 // blocks reads blocks through a service, each with a timeout. It is a dag.Getter.

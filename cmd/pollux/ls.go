@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -51,17 +52,22 @@ func (a *app) lsCommand() *cobra.Command {
 
 // listed is an entry as JSON.
 type listed struct {
-	Name   string `json:"name"` // what is not UTF-8 in it is replaced by U+FFFD
-	CID    string `json:"cid"`
-	Type   string `json:"type"`             // "file", "directory" or "symlink"
-	Size   int64  `json:"size"`             // bytes of a file; 0 for a directory
-	Target string `json:"target,omitempty"` // of a symlink
+	Name    string `json:"name"`               // what is not UTF-8 in it is replaced by U+FFFD
+	NameRaw []byte `json:"name_raw,omitempty"` // the name, if it is not UTF-8
+	CID     string `json:"cid"`
+	Type    string `json:"type"`             // "file", "directory" or "symlink"
+	Size    int64  `json:"size"`             // bytes of a file; 0 for a directory
+	Target  string `json:"target,omitempty"` // of a symlink; as Name
 }
 
 func (a *app) printEntry(e dag.Entry) error {
 	switch {
 	case a.json:
-		return a.printJSON(listed{e.Name, e.CID.String(), e.Kind.String(), e.Size, e.Target})
+		l := listed{Name: e.Name, CID: e.CID.String(), Type: e.Kind.String(), Size: e.Size, Target: e.Target}
+		if !utf8.ValidString(e.Name) {
+			l.NameRaw = []byte(e.Name)
+		}
+		return a.printJSON(l)
 	case a.quiet:
 		return a.printf("%s\n", printable(e.Name))
 	case e.Kind == dag.KindDirectory:

@@ -56,7 +56,7 @@ type Service interface {
 
 // AddRequest asks for the import of one path.
 type AddRequest struct {
-	Path         string `json:"path"`          // absolute path of a file or a directory, on the node's machine
+	Path         Raw    `json:"path"`          // absolute path of a file or a directory, on the node's machine
 	Hidden       bool   `json:"hidden"`        // include files and directories whose name starts with a dot
 	Rehash       bool   `json:"rehash"`        // read all files, those too that did not change since the last Add of Path
 	AllowSecrets bool   `json:"allow_secrets"` // include what looks secret, such as private keys, instead of failing
@@ -107,7 +107,7 @@ type FollowResult struct {
 
 // FetchRequest asks for a target to be made available locally.
 type FetchRequest struct {
-	Target  string        `json:"target"`     // what to fetch; a path may follow; see ParseTarget
+	Target  Raw           `json:"target"`     // what to fetch; a path may follow; see ParseTarget
 	Timeout time.Duration `json:"timeout_ns"` // longest silence
 }
 
