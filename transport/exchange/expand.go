@@ -17,8 +17,9 @@ const (
 	// would add to more wait for their turn, so that a tree of millions of blocks
 	// takes memory for a part of it only.
 	maxKnown = 1 << 16
-	// maxBacklog is how many nodes wait with their links in memory.
-	maxBacklog = 64
+	// maxBacklog is how many links wait in memory with their nodes. One node may have
+	// 200,000, so counting nodes would bound nothing.
+	maxBacklog = 1 << 16
 	// wakeEvery is after how many links the sessions look for new wants.
 	wakeEvery = 64
 )
@@ -32,14 +33,17 @@ type node struct {
 // queue adds a node. The caller holds mu.
 func (f *Fetch) queue(n node) {
 	f.nodes = append(f.nodes, n)
+	f.waiting += len(n.links)
 	f.open++
 	f.changed.Broadcast()
 }
 
-func (f *Fetch) backlog() int {
+// crammed says whether so many links wait that those of one more node should not, but
+// be read again when its turn comes.
+func (f *Fetch) crammed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.nodes)
+	return f.waiting > maxBacklog
 }
 
 // expandAll follows the root, and the links of nodes as they are queued, until the
@@ -70,7 +74,9 @@ func (f *Fetch) expandAll() error {
 			return nil
 		}
 		n := f.nodes[len(f.nodes)-1]
+		f.nodes[len(f.nodes)-1] = node{} // or its links would stay in memory
 		f.nodes = f.nodes[:len(f.nodes)-1]
+		f.waiting -= len(n.links)
 		f.mu.Unlock()
 		if links = n.links; links == nil {
 			var err error
@@ -158,7 +164,7 @@ func (f *Fetch) expandHeld(b blockstore.Block) error {
 	f.countBlock(b, links)
 	if len(links) > 0 {
 		n := node{cid: b.CID(), links: links}
-		if len(f.nodes) > maxBacklog {
+		if f.waiting > maxBacklog {
 			n.links = nil
 		}
 		f.queue(n)

@@ -107,6 +107,7 @@ type Fetch struct {
 	changed   *sync.Cond // broadcast whenever a session or the expander may have to act
 	pool      pool
 	nodes     []node // whose links are still to be followed
+	waiting   int    // links in nodes
 	open      int    // wants that are not done, and nodes
 	seen      map[cid.Cid]struct{}
 	wants     map[*want]struct{} // that are not done
@@ -372,8 +373,7 @@ func (f *Fetch) take(w *blockstore.Writer, a arrival) error {
 			}
 		}
 		n := node{cid: want.cid, links: links}
-		if len(links) > 0 && f.backlog() > maxBacklog {
-			// Read again when its turn comes.
+		if len(links) > 0 && f.crammed() {
 			n.links = nil
 			if err := w.Flush(); err != nil {
 				return err
