@@ -53,20 +53,42 @@ func openSites(dir string) (*siteList, error) {
 	if err != nil {
 		return nil, err
 	}
-	var file sitesJSON
-	if err := json.Unmarshal(data, &file); err != nil {
+	l.sites, err = parseSites(data)
+	switch {
+	case errors.Is(err, errNewerSites):
+		return nil, fmt.Errorf("%s was %w", l.path, err)
+	case err != nil:
 		return nil, fmt.Errorf("%s is damaged (%w); restore it, or move it away and add or follow the sites again", l.path, err)
 	}
-	if file.Version > sitesVersion {
-		return nil, fmt.Errorf("%s was written by a newer version of Pollux", l.path)
+	return l, nil
+}
+
+var errNewerSites = errors.New("written by a newer version of Pollux")
+
+// parseSites decodes a list of sites. One that is not understood is an error: it would
+// be replaced by an empty one.
+func parseSites(data []byte) ([]site, error) {
+	var file sitesJSON
+	if err := json.Unmarshal(data, &file); err != nil {
+		return nil, err
+	}
+	switch {
+	case file.Version > sitesVersion:
+		return nil, errNewerSites
+	case file.Version < 1:
+		return nil, errors.New("no version")
 	}
 	for _, s := range file.Sites {
 		if !s.Root.Defined() {
-			return nil, fmt.Errorf("%s is damaged: a site has no root", l.path)
+			return nil, errors.New("a site has no root")
 		}
 	}
-	l.sites = file.Sites
-	return l, nil
+	return file.Sites, nil
+}
+
+func encodeSites(sites []site) ([]byte, error) {
+	data, err := json.MarshalIndent(sitesJSON{sitesVersion, sites}, "", "  ")
+	return append(data, '\n'), err
 }
 
 // all returns the sites.
@@ -120,11 +142,11 @@ func (l *siteList) remove(root cid.Cid) (bool, error) {
 
 // save makes sites the list. The caller holds mu.
 func (l *siteList) save(sites []site) error {
-	data, err := json.MarshalIndent(sitesJSON{sitesVersion, sites}, "", "  ")
+	data, err := encodeSites(sites)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(l.path, append(data, '\n')); err != nil {
+	if err := replaceFile(l.path, data); err != nil {
 		return fmt.Errorf("save the list of sites: %w", err)
 	}
 	l.sites = sites
