@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"pollux/blockstore"
 )
 
 func TestParseTarget(t *testing.T) {
@@ -48,4 +50,32 @@ func TestParseTarget(t *testing.T) {
 			t.Errorf("ParseTarget(%q): got error %v, want one with %q", in, err, want)
 		}
 	}
+}
+
+// FuzzParseTarget checks that a target that is understood is written so that it is
+// understood alike, that it names something that can be verified, and that everything
+// else is a mistake of the user.
+func FuzzParseTarget(f *testing.F) {
+	for _, s := range []string{
+		"bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354/a/b%20c/ü",
+		"/ipfs/QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn//x/",
+		"/ipns/example.org",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := ParseTarget(s)
+		if err != nil {
+			if !errors.Is(err, ErrUsage) {
+				t.Fatalf("%q: %v", s, err)
+			}
+			return
+		}
+		if err := blockstore.CheckCID(got.Root); err != nil || strings.HasPrefix(got.Path, "/") || strings.HasSuffix(got.Path, "/") {
+			t.Fatalf("%q is %+v, %v", s, got, err)
+		}
+		if again, err := ParseTarget(got.String()); err != nil || again != got {
+			t.Fatalf("%q became %q: %+v, %v", s, got, again, err)
+		}
+	})
 }
