@@ -12,7 +12,7 @@ import (
 // encode to the same, and what is found is a file that a store could hold.
 func FuzzParseFileCache(f *testing.F) {
 	record := func(s stamp, codec byte, size uint64) []byte {
-		b := append(s.append(nil), codec)
+		b := append(s.append(nil, layout(1<<20)), codec)
 		b = append(b, make([]byte, 32)...)
 		return binary.BigEndian.AppendUint64(b, size)
 	}
@@ -30,17 +30,21 @@ func FuzzParseFileCache(f *testing.F) {
 		if !bytes.Equal(c.Encode(), in) {
 			t.Fatalf("%x became %x", in, c.Encode())
 		}
-		stamps := []stamp{{}, {1, ino, size, 4, 5}}
-		for b := in; len(b) > 0; b = b[CachedFileSize:] {
-			v := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
-			stamps = append(stamps, stamp{v(0), v(1), int64(v(2)), int64(v(3)), int64(v(4))})
+		type file struct {
+			stamp
+			layout
 		}
-		for _, s := range stamps {
-			l, ok := c.find(s)
+		files := []file{{}, {stamp{1, ino, size, 4, 5}, 1 << 20}}
+		for b := in; len(b) > 0; b = b[CachedFileSize:] {
+			v := func(i int) uint64 { return binary.BigEndian.Uint64(b[4+8*i:]) }
+			files = append(files, file{stamp{v(0), v(1), int64(v(2)), int64(v(3)), int64(v(4))}, layout(binary.BigEndian.Uint32(b))})
+		}
+		for _, s := range files {
+			l, ok := c.find(s.stamp, s.layout)
 			if ok && l.CID.Type() != cid.Raw && l.CID.Type() != cid.DagProtobuf {
 				t.Fatalf("found %s", l.CID)
 			}
-			if ok && !bytes.Contains(in, s.append(nil)) {
+			if ok && !bytes.Contains(in, s.append(nil, s.layout)) {
 				t.Fatalf("found %+v, which is not there", s)
 			}
 		}

@@ -59,7 +59,7 @@ func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) err
 		seen[next.cid] = struct{}{}
 
 		if err := blockstore.CheckCID(next.cid); err != nil {
-			return fmt.Errorf("link that cannot be verified: %w", err)
+			return fmt.Errorf("%w: %w", errUnverifiable, err)
 		}
 		if !isIdentity(next.cid) {
 			if err := visit(next.cid); err != nil {
