@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"github.com/edsrzf/mmap-go"
 )
@@ -15,7 +16,8 @@ import (
 // I/O goes through it and File, so that a test can stand in front of every
 // write, sync and rename. Names are plain file names.
 type FS interface {
-	// Open opens an existing file for reading and writing.
+	// Open opens an existing file for reading and writing, or for reading alone if the
+	// system does not let it be written to.
 	Open(name string) (File, error)
 	// Create makes a new file; it fails with fs.ErrExist if there is one.
 	Create(name string) (File, error)
@@ -83,8 +85,26 @@ func Dir(path string) (FS, error) {
 type osDir string
 
 func (d osDir) Open(name string) (File, error) {
-	return openOS(filepath.Join(string(d), name), os.O_RDWR)
+	path := filepath.Join(string(d), name)
+	f, err := openOS(path, os.O_RDWR)
+	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+		return f, err
+	}
+	readable, failed := openOS(path, os.O_RDONLY)
+	if failed != nil {
+		return nil, failed
+	}
+	return readOnlyFile{readable, err}, nil
 }
+
+// readOnlyFile is a file that could not be opened for writing.
+type readOnlyFile struct {
+	File
+	cause error // why not
+}
+
+func (f readOnlyFile) WriteAt([]byte, int64) (int, error) { return 0, f.cause }
+func (f readOnlyFile) Truncate(int64) error               { return f.cause }
 
 func (d osDir) Create(name string) (File, error) {
 	return openOS(filepath.Join(string(d), name), os.O_RDWR|os.O_CREATE|os.O_EXCL)
