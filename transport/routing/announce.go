@@ -41,7 +41,8 @@ const (
 var ErrClosed = errors.New("routing is closed")
 
 // settledKey is in the datastore while no process has it open, if the last one
-// ended with every key announced. See newAnnouncer.
+// ended with every key announced; its value is when, as time.Time encodes itself. See
+// newAnnouncer.
 var settledKey = datastore.NewKey("settled")
 
 // announcer keeps the provider records of this node alive. Around kad-dht's
@@ -74,8 +75,11 @@ type announcer struct {
 // anew, in one sweep. The sweeping provider does save its queue when it is closed,
 // but not what it has taken from it, and nothing if it is killed.
 func newAnnouncer(ctx context.Context, d *dht.IpfsDHT, ds datastore.Batching, log *slog.Logger) (*announcer, error) {
-	settled, err := ds.Has(ctx, settledKey)
-	if err == nil && settled {
+	at, err := ds.Get(ctx, settledKey)
+	settled := err == nil && isPast(at)
+	if errors.Is(err, datastore.ErrNotFound) {
+		err = nil
+	} else if err == nil {
 		if err = ds.Delete(ctx, settledKey); err == nil {
 			err = ds.Sync(ctx, settledKey)
 		}
@@ -114,6 +118,13 @@ func newAnnouncer(ctx context.Context, d *dht.IpfsDHT, ds datastore.Batching, lo
 		return nil, errors.Join(fmt.Errorf("announcing: %w", err), keys.Close())
 	}
 	return a, nil
+}
+
+// isPast says whether an encoded time has passed. If it has not, the clock was set back,
+// and what was announced in the future would count as announced until then.
+func isPast(encoded []byte) bool {
+	var at time.Time
+	return at.UnmarshalBinary(encoded) == nil && !at.After(time.Now())
 }
 
 // Provide announces this node as a provider of keys, now and until StopProviding.
@@ -227,7 +238,10 @@ func (a *announcer) close() error {
 
 	err = errors.Join(a.sweep.Close(), a.keys.Close())
 	if err == nil && settled {
-		err = a.ds.Put(context.Background(), settledKey, nil)
+		var now []byte
+		if now, err = time.Now().MarshalBinary(); err == nil {
+			err = a.ds.Put(context.Background(), settledKey, now)
+		}
 		if err == nil {
 			err = a.ds.Sync(context.Background(), settledKey)
 		}

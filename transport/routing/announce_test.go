@@ -3,10 +3,13 @@ package routing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -197,6 +200,63 @@ func TestRestartAfterLong(t *testing.T) {
 
 	a = startNode(t, cfg)
 	wantStats(t, a, "announced again", func(s Stats) bool { return s.Announced >= 20 })
+}
+
+// A node whose clock was set back since an orderly end announces everything: its notes
+// say that it did so in years to come. One whose clock went ahead does so too.
+func TestRestartAfterClockJump(t *testing.T) {
+	for _, years := range []int{10, -10} {
+		cfg := nodeConfig{key: newKey(t), dir: filepath.Join(t.TempDir(), "ds")}
+		c := startNode(t, nodeConfig{})
+		cfg.Bootstrap = []peer.AddrInfo{c.info()}
+		a := startNode(t, cfg)
+		if err := a.Provide(t.Context(), testKeys(t, "site", 20)...); err != nil {
+			t.Fatal(err)
+		}
+		wantStats(t, a, "announced", func(s Stats) bool { return s.Announced >= 20 && s.Queued == 0 && s.Regions == 0 })
+		a.stop(t)
+		moveNotes(t, cfg.dir, time.Now().AddDate(years, 0, 0))
+
+		a = startNode(t, cfg)
+		wantStats(t, a, "announced again", func(s Stats) bool { return s.Announced >= 20 && s.Queued == 0 && s.Regions == 0 })
+		a.stop(t)
+	}
+}
+
+// moveNotes makes what an announcer noted of its work look as if it had been done at
+// the given time.
+func moveNotes(t *testing.T, dir string, at time.Time) {
+	t.Helper()
+	ds, err := OpenDatastore(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ds.Close()
+	const root = "/routing/test/announce/"
+	stamp, err := at.MarshalBinary()
+	if err == nil {
+		err = ds.Put(t.Context(), datastore.NewKey(root+"settled"), stamp)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	visits, err := ds.Query(t.Context(), query.Query{Prefix: root + "schedule/history", KeysOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := visits.Rest()
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("no visits noted: %v", err)
+	}
+	for _, e := range entries {
+		// history/SECONDS, in hexadecimal, and a prefix unless that is empty
+		rest, _ := strings.CutPrefix(e.Key, root+"schedule/history/")
+		_, prefix, _ := strings.Cut(rest, "/")
+		moved := datastore.NewKey(fmt.Sprintf("%sschedule/history/%08x/%s", root, at.Unix(), prefix))
+		if err := errors.Join(ds.Delete(t.Context(), datastore.NewKey(e.Key)), ds.Put(t.Context(), moved, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A node that ended before everything was announced, in order or not, announces

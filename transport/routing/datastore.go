@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"syscall"
 
 	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
 	leveldb "github.com/ipfs/go-ds-leveldb"
 	ldberrors "github.com/syndtr/goleveldb/leveldb/errors"
 	"github.com/syndtr/goleveldb/leveldb/filter"
@@ -18,15 +20,26 @@ import (
 // is none. Every write is durable when it returns. Only one process can have it
 // open.
 //
+// If dir is "", or cannot be changed because its file system is read-only or for want
+// of permission, which is logged, the datastore is in memory and ends with the process:
+// all keys are announced anew then.
+//
 // A damaged datastore is repaired as far as it goes; if it does not go, it is
 // moved aside to dir+".damaged", in place of an older one there, and an empty one
 // is made. Both are logged and neither is an error, because what is in it comes
 // again: the keys when the caller provides them, the records of others when
 // those announce again.
 func OpenDatastore(dir string, log *slog.Logger) (datastore.Batching, error) {
+	if dir == "" {
+		return dssync.MutexWrap(datastore.NewMapDatastore()), nil
+	}
 	ds, err := openLevelDB(dir)
 	if err == nil {
 		return ds, nil
+	}
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		log.Warn("routing datastore cannot be written: it is in memory", "dir", dir, "err", err)
+		return OpenDatastore("", log)
 	}
 	if !isDamaged(err) {
 		return nil, fmt.Errorf("open datastore %s: %w", dir, err)
