@@ -83,13 +83,21 @@ func parseIdentity(data []byte) (crypto.PrivKey, error) {
 	return key, nil
 }
 
+func newIdentity() (crypto.PrivKey, error) {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("identity key: %w", err)
+	}
+	return key, nil
+}
+
 // createIdentity makes a new key and stores it at path so that after a crash
 // there is either the whole file or none: it is written and synced under another
 // name, renamed, and the directory synced.
 func createIdentity(path string) (_ crypto.PrivKey, err error) {
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	key, err := newIdentity()
 	if err != nil {
-		return nil, fmt.Errorf("identity key: %w", err)
+		return nil, err
 	}
 	data, err := crypto.MarshalPrivateKey(key)
 	if err != nil {

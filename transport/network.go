@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-datastore"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -23,9 +24,11 @@ import (
 
 // Config says how a node takes part in a network.
 type Config struct {
-	// KeyFile holds the node's identity; it is created if there is none.
+	// KeyFile holds the node's identity; it is created if there is none. Without a
+	// KeyFile the node has an identity that is not kept.
 	KeyFile string
-	// StateDir is a directory for what the DHT remembers.
+	// StateDir is a directory for what the DHT remembers. Without one it is kept in
+	// memory.
 	StateDir string
 	// Network is PublicNetwork or the name of a separate one.
 	Network string
@@ -87,7 +90,11 @@ func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
 			n.Close()
 		}
 	}()
-	key, err := LoadIdentity(cfg.KeyFile)
+	load := newIdentity
+	if cfg.KeyFile != "" {
+		load = func() (crypto.PrivKey, error) { return LoadIdentity(cfg.KeyFile) }
+	}
+	key, err := load()
 	if err != nil {
 		return nil, err
 	}
