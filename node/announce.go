@@ -144,7 +144,7 @@ func (n *Node) restore(root cid.Cid) error {
 // and what is missing of the others is fetched.
 func (n *Node) resume(ctx context.Context) {
 	for _, s := range n.sites.all() {
-		if !s.Whole {
+		if !s.Whole && n.readOnly == nil {
 			n.startMirror(s.Root)
 		}
 	}

@@ -17,6 +17,9 @@ import (
 // GC implements api.Service.
 func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResult, error) {
 	start := time.Now()
+	if n.readOnly != nil {
+		return api.GCResult{}, n.readOnly
+	}
 	if n.store.Stats().QuarantinedBytes > 0 {
 		// Of a site that has lost a directory, what is below it would go.
 		return api.GCResult{}, errors.New("damaged packs are in quarantine: run `pollux repair` first, or unfollow the sites that it cannot make whole and run it then")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,13 +32,14 @@ var ErrInUse = errors.New("in use by another process")
 
 // Node is one mirror. Its methods may be called from many goroutines.
 type Node struct {
-	dir     string
-	cfg     Config
-	log     *slog.Logger
-	lock    *flock.Flock
-	store   *blockstore.Store
-	sites   *siteList
-	imports *importCache
+	dir      string
+	cfg      Config
+	log      *slog.Logger
+	lock     *flock.Flock
+	readOnly error // why the repository cannot be changed, or nil
+	store    *blockstore.Store
+	sites    *siteList
+	imports  *importCache
 
 	ctx     context.Context // ends the node's background work
 	cancel  context.CancelFunc
@@ -56,6 +58,9 @@ type Node struct {
 // Open opens the repository in dir, which is created if there is none, and takes
 // its lock. The node stays off the network until Run, or until a request needs
 // it. It fails with ErrInUse if another process has the lock.
+//
+// In a repository that cannot be changed, such as one on a read-only file system, the
+// node serves what is there. Its lock is a shared one then.
 func Open(ctx context.Context, dir string, cfg Config, log *slog.Logger) (*Node, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
@@ -65,32 +70,36 @@ func Open(ctx context.Context, dir string, cfg Config, log *slog.Logger) (*Node,
 	}
 	n := &Node{dir: dir, cfg: cfg, log: log, mirrors: make(map[cid.Cid]*mirror), lookups: newLookups()}
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	n.lock = flock.New(filepath.Join(dir, lockFile), flock.SetPermissions(0o600))
-	locked, err := n.lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	if !locked {
-		return nil, fmt.Errorf("repository %s is %w; stop that one first, or choose another with --repo", dir, ErrInUse)
+	if err := n.takeLock(); err != nil {
+		return nil, err
 	}
 	if err := n.open(); err != nil {
+		if errors.Is(err, blockstore.ErrNewerFormat) {
+			err = fmt.Errorf("%w; run that version, nothing was changed", err)
+		}
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
-func (n *Node) open() error {
+func (n *Node) open() (err error) {
+	// The list comes first: if a newer version wrote it, the store is to stay untouched.
+	if n.sites, err = openSites(n.dir, n.readOnly); err != nil {
+		return err
+	}
 	blocks, err := blockstore.Dir(filepath.Join(n.dir, blocksDir))
 	if err != nil {
 		return err
+	}
+	if n.readOnly != nil {
+		blocks = readOnlyFS{blocks, n.readOnly}
 	}
 	if n.store, err = blockstore.Open(blocks, n.log); err != nil {
 		return err
 	}
 	n.store.SetLimits(blockstore.Limits{Bytes: int64(n.cfg.Disk), MinFree: int64(n.cfg.MinFree)})
 	n.imports = &importCache{path: filepath.Join(n.dir, importCacheFile), log: n.log}
-	n.sites, err = openSites(n.dir)
-	return err
+	return nil
 }
 
 // Close ends all background work, leaves the network and releases the
@@ -160,6 +169,12 @@ func (n *Node) network() (*transport.Network, error) {
 	case cfg.Bootstrap[0] == None:
 		cfg.Bootstrap = []string{}
 	}
+	if n.readOnly != nil {
+		cfg.StateDir = "" // another process that only reads may have it
+		if !n.hasKey() {
+			cfg.KeyFile = ""
+		}
+	}
 	if !n.running {
 		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}
 		cfg.PortMapping = false
@@ -170,6 +185,12 @@ func (n *Node) network() (*transport.Network, error) {
 	}
 	n.net = net
 	return net, nil
+}
+
+// hasKey says whether the node has an identity yet.
+func (n *Node) hasKey() bool {
+	_, err := os.Stat(filepath.Join(n.dir, keyFile))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // online returns the network if it is up, else nil.

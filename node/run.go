@@ -50,7 +50,7 @@ func (n *Node) Run(ctx context.Context, ready func(Ready)) error {
 		}
 		return err
 	}
-	socket, err := api.Listen(filepath.Join(n.dir, api.SocketName))
+	socket, err := n.listenSocket()
 	if err != nil {
 		if web != nil {
 			web.Close()
@@ -78,7 +78,9 @@ func (n *Node) Run(ctx context.Context, ready func(Ready)) error {
 			return nil
 		})
 	}
-	serve(api.NewServer(n, n.log), socket)
+	if socket != nil {
+		serve(api.NewServer(n, n.log), socket)
+	}
 	if web != nil {
 		handler, err := gateway.New(gateway.Config{Blocks: n.gatewayBlocks(), Sites: n.gatewaySites, Logger: n.log})
 		if err != nil {
@@ -98,6 +100,24 @@ func (n *Node) Run(ctx context.Context, ready func(Ready)) error {
 	n.mu.Unlock()
 	ready(Ready{Peer: network.ID(), Addrs: network.Addrs(), Gateway: url})
 	return g.Wait()
+}
+
+// listenSocket opens the socket for commands. It returns nil if there can be none
+// because the repository cannot be changed; commands then read the repository
+// themselves.
+func (n *Node) listenSocket() (net.Listener, error) {
+	err := n.readOnly
+	if err == nil {
+		var l net.Listener
+		if l, err = api.Listen(filepath.Join(n.dir, api.SocketName)); err == nil {
+			return l, nil
+		}
+	}
+	if !isReadOnly(err) && !errors.Is(err, errReadOnly) {
+		return nil, err
+	}
+	n.log.Warn("there is no socket, and nothing can be stored, only served", "err", err)
+	return nil, nil
 }
 
 // listenGateway opens the gateway's port and notes its URL. It returns nil if

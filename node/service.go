@@ -21,6 +21,9 @@ var _ api.Service = (*Node)(nil)
 // Add implements api.Service.
 func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (api.AddResult, error) {
 	start := time.Now()
+	if n.readOnly != nil {
+		return api.AddResult{}, n.readOnly // before all files are read
+	}
 	path := string(req.Path)
 	opts := dag.ImportOptions{Hidden: req.Hidden, AllowSecrets: req.AllowSecrets, Preserve: req.Preserve}
 	if req.Chunker != "" {
@@ -271,7 +274,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Announce:     api.AnnounceStatus{Strategy: n.cfg.Announce.String()},
 		Limits:       api.Limits{DiskBytes: int64(n.cfg.Disk), MemoryBytes: transport.MemoryLimit, Connections: int64(n.cfg.ConnectionsHigh)},
 	}
-	if err := n.store.ReadOnly(); err != nil {
+	if err := n.ReadOnly(); err != nil {
 		status.Store.ReadOnly = err.Error()
 	}
 	id, err := n.ID(ctx)
@@ -371,6 +374,9 @@ func apiPeer(p transport.Peer) api.Peer {
 func (n *Node) ID(context.Context) (api.Identity, error) {
 	if net := n.online(); net != nil {
 		return api.Identity{Peer: net.ID(), Addrs: net.Addrs()}, nil
+	}
+	if n.readOnly != nil && !n.hasKey() {
+		return api.Identity{Addrs: []string{}}, nil
 	}
 	id, err := transport.PeerID(filepath.Join(n.dir, keyFile))
 	return api.Identity{Peer: id, Addrs: []string{}}, err

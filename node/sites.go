@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
 )
 
 const (
@@ -33,7 +35,8 @@ type site struct {
 // kept and followed has to be named again; forging it makes the node fetch and
 // announce what its owner did not choose.
 type siteList struct {
-	path string
+	path     string
+	readOnly error // why the list cannot be changed, or nil
 
 	mu    sync.Mutex
 	sites []site // in the order in which they came
@@ -44,8 +47,8 @@ type sitesJSON struct {
 	Sites   []site `json:"sites"`
 }
 
-func openSites(dir string) (*siteList, error) {
-	l := &siteList{path: filepath.Join(dir, sitesFile)}
+func openSites(dir string, readOnly error) (*siteList, error) {
+	l := &siteList{path: filepath.Join(dir, sitesFile), readOnly: readOnly}
 	data, err := os.ReadFile(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -55,27 +58,27 @@ func openSites(dir string) (*siteList, error) {
 	}
 	l.sites, err = parseSites(data)
 	switch {
-	case errors.Is(err, errNewerSites):
-		return nil, fmt.Errorf("%s was %w", l.path, err)
+	case errors.Is(err, blockstore.ErrNewerFormat):
+		return nil, fmt.Errorf("%s: %w", l.path, err)
 	case err != nil:
 		return nil, fmt.Errorf("%s is damaged (%w); restore it, or move it away and add or follow the sites again", l.path, err)
 	}
 	return l, nil
 }
 
-var errNewerSites = errors.New("written by a newer version of Pollux")
-
 // parseSites decodes a list of sites. One that is not understood is an error: it would
 // be replaced by an empty one.
 func parseSites(data []byte) ([]site, error) {
+	// What else a newer version has in it may look like damage.
+	var version struct{ Version int }
+	if json.Unmarshal(data, &version) == nil && version.Version > sitesVersion {
+		return nil, fmt.Errorf("version %d: %w", version.Version, blockstore.ErrNewerFormat)
+	}
 	var file sitesJSON
 	if err := json.Unmarshal(data, &file); err != nil {
 		return nil, err
 	}
-	switch {
-	case file.Version > sitesVersion:
-		return nil, errNewerSites
-	case file.Version < 1:
+	if file.Version < 1 {
 		return nil, errors.New("no version")
 	}
 	for _, s := range file.Sites {
@@ -142,6 +145,9 @@ func (l *siteList) remove(root cid.Cid) (bool, error) {
 
 // save makes sites the list. The caller holds mu.
 func (l *siteList) save(sites []site) error {
+	if l.readOnly != nil {
+		return l.readOnly
+	}
 	data, err := encodeSites(sites)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func TestSitesRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openSites(dir); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), want) {
+		if _, err := openSites(dir, nil); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got error %v, want the path and %q", data, err, want)
 		}
 		if after, err := os.ReadFile(path); err != nil || string(after) != data {

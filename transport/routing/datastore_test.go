@@ -115,3 +115,27 @@ func TestDatastoreUnreadable(t *testing.T) {
 		t.Errorf("moved aside: %v", err)
 	}
 }
+
+// Without a directory nothing is written, and nothing is kept.
+func TestDatastoreInMemory(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	key := datastore.NewKey("k")
+	for range 2 {
+		ds, err := OpenDatastore("", log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held, err := ds.Has(t.Context(), key); held || err != nil {
+			t.Errorf("held before it was put: %v, %v", held, err)
+		}
+		if err := ds.Put(t.Context(), key, []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := ds.Get(t.Context(), key); err != nil || string(v) != "v" {
+			t.Errorf("got %q, %v", v, err)
+		}
+		if err := ds.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
