@@ -29,7 +29,7 @@ func TestNewerVersion(t *testing.T) {
 		}, "00000001.pack: format version 2: written by a newer version of Pollux; run that version"},
 		// The rest of the list may look like anything.
 		{"sites.json", func([]byte) []byte { return []byte(`{"version": 2, "sites": {"a": 1}}`) },
-			"sites.json has version 2: written by a newer version of Pollux; run that version"},
+			"sites.json: version 2: written by a newer version of Pollux; run that version"},
 		{"config.toml", func([]byte) []byte { return []byte("mdns = false\nteleport = true\n") },
 			`config.toml:2: unknown key "teleport"`},
 	} {
