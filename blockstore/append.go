@@ -9,6 +9,9 @@ import (
 // elsewhere too, for now. A failed write changes nothing: the next batch overwrites
 // its remains.
 func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) error {
+	if !moved {
+		s.use()
+	}
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
 	if err := s.writable(); err != nil {

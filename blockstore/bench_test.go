@@ -266,11 +266,15 @@ func half(cids []cid.Cid) func(*Marks) error {
 	}
 }
 
-// BenchmarkBesideCollect adds and reads, two goroutines each, for a while alone and
-// then while half of a million blocks are removed, again and again, and compares.
+// BenchmarkBesideCollect adds and reads, two goroutines each, while half of a million
+// blocks are removed, and then for as long without, and compares.
 func BenchmarkBesideCollect(b *testing.B) {
-	s := openDir(b, b.TempDir())
-	cids := fillBench(b, s, 1_000_000, 1000)
+	var s *Store
+	var cids []cid.Cid
+	fresh := func() {
+		s = openDir(b, b.TempDir())
+		cids = fillBench(b, s, 1_000_000, 1000)
+	}
 	next := atomic.Int64{}
 	next.Store(1 << 30)
 	// work adds and reads until done is closed, and returns how much a second.
@@ -320,27 +324,36 @@ func BenchmarkBesideCollect(b *testing.B) {
 		return float64(added.Load()) / took, float64(read.Load()) / took
 	}
 	var alone, beside [2]float64
+	var collecting time.Duration
 	for b.Loop() {
+		b.StopTimer()
+		fresh()
+		b.StartTimer()
 		done := make(chan struct{})
-		time.AfterFunc(3*time.Second, func() { close(done) })
-		adds, reads := work(done)
-		alone[0], alone[1] = alone[0]+adds, alone[1]+reads
-
-		done = make(chan struct{})
+		start := time.Now()
 		go func() {
 			defer close(done)
 			if _, err := s.Collect(b.Context(), half(cids), nil); err != nil {
 				b.Error(err)
 			}
 		}()
-		adds, reads = work(done)
+		adds, reads := work(done)
+		took := time.Since(start)
+		collecting += took
 		beside[0], beside[1] = beside[0]+adds, beside[1]+reads
 		b.StopTimer()
 		s.Close()
-		s = openDir(b, b.TempDir())
-		fillBench(b, s, 1_000_000, 1000)
+		fresh()
+		done = make(chan struct{})
+		time.AfterFunc(took, func() { close(done) })
+		adds, reads = work(done)
+		alone[0], alone[1] = alone[0]+adds, alone[1]+reads
+		s.Close()
 		b.StartTimer()
 	}
+	b.ReportMetric(collecting.Seconds()/float64(b.N), "collect-s")
+	b.ReportMetric(alone[0]/float64(b.N), "adds/s-alone")
+	b.ReportMetric(alone[1]/float64(b.N), "reads/s-alone")
 	b.ReportMetric(beside[0]/alone[0], "adds-of-alone")
 	b.ReportMetric(beside[1]/alone[1], "reads-of-alone")
 }

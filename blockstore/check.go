@@ -1,7 +1,6 @@
 package blockstore
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -128,19 +127,19 @@ func (s *Store) inspect(p *pack, data bool, count func(n int) error, bad func(ke
 // entriesOf returns the index of p by offset, or nothing if p has been removed.
 func (s *Store) entriesOf(p *pack) ([]located, error) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	if s.closed {
+		s.mu.RUnlock()
 		return nil, ErrClosed
 	}
-	if !slices.Contains(s.packs, p) {
-		return nil, nil
+	var entries []located
+	if slices.Contains(s.packs, p) {
+		entries = make([]located, 0, p.index.count)
+		for k, e := range p.index.all() {
+			entries = append(entries, located{k, e})
+		}
 	}
-	entries := make([]located, 0, p.index.count)
-	for k, e := range p.index.all() {
-		entries = append(entries, located{k, e})
-	}
-	slices.SortFunc(entries, func(a, b located) int { return cmp.Compare(a.offset, b.offset) })
-	return entries, nil
+	s.mu.RUnlock()
+	return sortByOffset(entries), nil
 }
 
 // checkHead says what is wrong with the head of p's file.

@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
+	"time"
 
 	"github.com/ipfs/go-cid"
 )
@@ -82,7 +82,7 @@ func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress f
 		if progress != nil {
 			progress(GCProgress{i, len(packs)})
 		}
-		n, err := s.collectPack(p, marks, small > 1 && isSmall(p))
+		n, err := s.collectPack(ctx, p, marks, small > 1 && isSmall(p))
 		stats.Blocks += n
 		switch {
 		case errors.Is(err, ErrCorrupt):
@@ -137,33 +137,38 @@ func (s *Store) sealAll() ([]*pack, error) {
 
 // collectPack removes p if few of its blocks are to stay, or always, and copies
 // those. It returns how many blocks went.
-func (s *Store) collectPack(p *pack, marks *Marks, always bool) (removed int, err error) {
+func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks, always bool) (removed int, err error) {
 	s.absorbHolds(marks)
-	stay := make(map[key]entry)
-	used, total := int64(packHeader), 0
-	s.mu.RLock()
-	if s.closed {
+	entries, err := s.entriesOf(p)
+	if err != nil {
+		return 0, err
+	}
+	var stay []located
+	used := int64(packHeader)
+	pace := s.pacer(ctx)
+	for some := range slices.Chunk(entries, 512) {
+		s.mu.RLock()
+		for _, l := range some {
+			if _, marked := marks.keys[l.key]; !marked {
+				continue
+			}
+			// Elsewhere too, if a crash left it twice. One that could not be read may be
+			// readable again: this is for copyRecords to see.
+			if newest, _, _ := s.locate(l.key); newest == p {
+				stay = append(stay, l)
+				used += int64(l.size)
+			}
+		}
 		s.mu.RUnlock()
-		return 0, ErrClosed
-	}
-	for k, e := range p.index.all() {
-		total++
-		if _, marked := marks.keys[k]; !marked {
-			continue
-		}
-		// Elsewhere too, if a crash left it twice. One that could not be read may be
-		// readable again: this is for copyRecords to see.
-		if newest, _, _ := s.locate(k); newest == p {
-			stay[k] = e
-			used += int64(e.size)
+		if err := pace(); err != nil {
+			return 0, err
 		}
 	}
-	s.mu.RUnlock()
 	if !always && used*100 >= p.size*compactBelow {
 		return 0, nil
 	}
 	for left := stay; ; {
-		if err := s.copyRecords(p, left); err != nil {
+		if err := s.copyRecords(ctx, p, left); err != nil {
 			return 0, err
 		}
 		// A block may have been found, and kept, while others were copied.
@@ -171,11 +176,36 @@ func (s *Store) collectPack(p *pack, marks *Marks, always bool) (removed int, er
 			return 0, err
 		}
 		if len(left) == 0 {
-			return total - len(stay), nil
+			return len(entries) - len(stay), nil
 		}
-		for k, e := range left {
-			stay[k] = e
+		stay = append(stay, left...)
+		sortByOffset(stay)
+	}
+}
+
+// pacer returns a function for work that can wait to call again and again. While
+// others read and write, it sleeps twice as long as the work took.
+func (s *Store) pacer(ctx context.Context) func() error {
+	began := time.Now()
+	return func() error {
+		worked := time.Since(began)
+		if worked < time.Millisecond {
+			return ctx.Err()
 		}
+		if s.inUse.Swap(false) {
+			if err := sleep(ctx, 2*worked); err != nil {
+				return err
+			}
+		}
+		began = time.Now()
+		return ctx.Err()
+	}
+}
+
+// use notes that somebody reads or writes, for pacer.
+func (s *Store) use() {
+	if !s.inUse.Load() { // which cores can share, as long as nobody stores
+		s.inUse.Store(true)
 	}
 }
 
@@ -203,9 +233,11 @@ func (s *Store) absorbHolds(marks *Marks) []key {
 	return fresh
 }
 
-// copyRecords appends the records of entries in p to the active pack, durably.
-func (s *Store) copyRecords(p *pack, from map[key]entry) error {
+// copyRecords appends records of p, which are sorted by offset, to the active pack,
+// durably.
+func (s *Store) copyRecords(ctx context.Context, p *pack, records []located) error {
 	epoch := s.currentEpoch()
+	pace := s.pacer(ctx)
 	var (
 		batch   []byte
 		moved   []key
@@ -219,25 +251,25 @@ func (s *Store) copyRecords(p *pack, from map[key]entry) error {
 		batch, moved, entries = batch[:0], moved[:0], entries[:0]
 		return err
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(from), func(a, b key) int {
-		return cmp.Compare(from[a].offset, from[b].offset)
-	}) {
-		e := from[k]
+	for _, l := range records {
 		start := len(batch)
-		batch = slices.Grow(batch, int(e.size))[:start+int(e.size)]
-		if _, err := p.file.ReadAt(batch[start:], int64(e.offset)); err != nil {
+		batch = slices.Grow(batch, int(l.size))[:start+int(l.size)]
+		if _, err := p.file.ReadAt(batch[start:], int64(l.offset)); err != nil {
 			return err
 		}
-		if h, ok := soundRecord(batch[start:]); !ok || h.size() != int(e.size) || keyOf(h.mh) != k {
+		if h, ok := soundRecord(batch[start:]); !ok || h.size() != int(l.size) || keyOf(h.mh) != l.key {
 			// The only copy may be in here: the pack stays as it is.
-			return fmt.Errorf("record at %d: %w", e.offset, ErrCorrupt)
+			return fmt.Errorf("record at %d: %w", l.offset, ErrCorrupt)
 		}
-		moved = append(moved, k)
-		entries = append(entries, entry{uint32(start), e.size, e.raw})
+		moved = append(moved, l.key)
+		entries = append(entries, entry{uint32(start), l.size, l.raw})
 		if len(batch) >= flushSize {
 			if err := flush(); err != nil {
 				return err
 			}
+		}
+		if err := pace(); err != nil {
+			return err
 		}
 	}
 	if err := flush(); err != nil {
@@ -247,8 +279,8 @@ func (s *Store) copyRecords(p *pack, from map[key]entry) error {
 }
 
 // removePack takes p out of the store and deletes its files, if all that is marked
-// in it was copied. Otherwise it returns what was not.
-func (s *Store) removePack(p *pack, copied map[key]entry, marks *Marks) (left map[key]entry, err error) {
+// in it was copied, which is sorted by offset. Otherwise it returns what was not.
+func (s *Store) removePack(p *pack, copied []located, marks *Marks) (left []located, err error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -257,19 +289,17 @@ func (s *Store) removePack(p *pack, copied map[key]entry, marks *Marks) (left ma
 	// Blocks are found, and kept, under mu: none can be from here on.
 	for _, k := range s.absorbHolds(marks) {
 		e, ok := p.index.find(k)
-		if _, done := copied[k]; !ok || done {
+		if !ok {
 			continue
 		}
-		if newest, _, _ := s.locate(k); newest == p {
-			if left == nil {
-				left = make(map[key]entry)
-			}
-			left[k] = e
+		_, done := slices.BinarySearchFunc(copied, e.offset, func(l located, offset uint32) int { return cmp.Compare(l.offset, offset) })
+		if newest, _, _ := s.locate(k); newest == p && !done {
+			left = append(left, located{k, e})
 		}
 	}
 	if len(left) > 0 {
 		s.mu.Unlock()
-		return left, nil
+		return sortByOffset(left), nil
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	hasIndex := p.index.sealed != nil
@@ -281,6 +311,11 @@ func (s *Store) removePack(p *pack, copied map[key]entry, marks *Marks) (left ma
 		err = errors.Join(err, s.dir.Remove(indexName(p.number)))
 	}
 	return nil, errors.Join(err, s.dir.Remove(packName(p.number)), s.dir.Sync())
+}
+
+func sortByOffset(l []located) []located {
+	slices.SortFunc(l, func(a, b located) int { return cmp.Compare(a.offset, b.offset) })
+	return l
 }
 
 // all yields the entries, in no particular order.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
 )
 
 // load opens the packs that there are.
@@ -28,17 +29,8 @@ func (s *Store) load() error {
 		}
 	}
 	slices.Sort(numbers)
-	for _, n := range numbers {
-		s.lastNumber = max(s.lastNumber, n)
-		p, damage, err := openPack(s.dir, n, s.isSound)
-		if err != nil {
-			return fmt.Errorf("open pack: %w", err)
-		}
-		s.packs = append(s.packs, p)
-		if damage > 0 || p.unreadable {
-			s.log.Warn("pack is damaged", "pack", packName(n), "places", damage, "read_errors", p.unreadable)
-			s.suspectLocked(p)
-		}
+	if err := s.openPacks(numbers); err != nil {
+		return err
 	}
 	// Only now that every pack is known to be ours is anything written.
 	for i, p := range slices.Clone(s.packs) {
@@ -47,6 +39,36 @@ func (s *Store) load() error {
 		}
 	}
 	s.removeOrphans(names)
+	return nil
+}
+
+// openers is how many packs are opened, and if need be replayed, at once. Each takes
+// some 30 MB then.
+const openers = 4
+
+// openPacks opens the packs with the given numbers, which are in order.
+func (s *Store) openPacks(numbers []uint32) error {
+	s.packs = make([]*pack, len(numbers))
+	damage := make([]int, len(numbers))
+	var g errgroup.Group
+	g.SetLimit(openers)
+	for i, n := range numbers {
+		g.Go(func() (err error) {
+			s.packs[i], damage[i], err = openPack(s.dir, n, s.isSound)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		s.packs = slices.DeleteFunc(s.packs, func(p *pack) bool { return p == nil })
+		return fmt.Errorf("open pack: %w", err)
+	}
+	for i, p := range s.packs {
+		s.lastNumber = max(s.lastNumber, p.number)
+		if damage[i] > 0 || p.unreadable {
+			s.log.Warn("pack is damaged", "pack", packName(p.number), "places", damage[i], "read_errors", p.unreadable)
+			s.suspectLocked(p)
+		}
+	}
 	return nil
 }
 

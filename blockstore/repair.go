@@ -75,21 +75,26 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 		s.clearSuspect(p)
 		return nil
 	}
-	sound, lost := make(map[key]entry), 0
+	entries, err := s.entriesOf(p)
+	if err != nil {
+		return err
+	}
+	var sound []located
+	lost := 0
 	s.mu.RLock()
-	for k, e := range p.index.all() {
-		_, isBad := bad[k]
-		newest, _, held := s.find(k)
+	for _, l := range entries {
+		_, isBad := bad[l.key]
+		newest, _, held := s.find(l.key)
 		switch {
 		case held && newest != p: // there was a second copy
 		case isBad:
 			lost++
 		default:
-			sound[k] = e
+			sound = append(sound, l)
 		}
 	}
 	s.mu.RUnlock()
-	switch err := s.copyRecords(p, sound); {
+	switch err := s.copyRecords(ctx, p, sound); {
 	case errors.Is(err, ErrCorrupt):
 		damage(err) // read well a moment ago: the pack stays until it reads the same twice
 		return nil
@@ -152,7 +157,7 @@ func (s *Store) restoreAll(ctx context.Context) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return restored, err
 		}
-		n, err := s.restore(number)
+		n, err := s.restore(ctx, number)
 		restored += n
 		if err != nil {
 			return restored, fmt.Errorf("%s: %w", badName(number), err)
@@ -161,7 +166,7 @@ func (s *Store) restoreAll(ctx context.Context) (int, error) {
 	return restored, nil
 }
 
-func (s *Store) restore(number uint32) (int, error) {
+func (s *Store) restore(ctx context.Context, number uint32) (int, error) {
 	f, err := s.dir.Open(badName(number))
 	if err != nil {
 		return 0, err
@@ -173,7 +178,7 @@ func (s *Store) restore(number uint32) (int, error) {
 	}
 	p := &pack{number: number, file: f}
 	p.replay(size, s.isSound)
-	missing := make(map[key]entry)
+	var missing []located
 	for k, e := range p.index.all() {
 		s.mu.RLock()
 		_, _, held := s.find(k)
@@ -183,10 +188,10 @@ func (s *Store) restore(number uint32) (int, error) {
 		}
 		record := make([]byte, e.size)
 		if _, err := f.ReadAt(record, int64(e.offset)); err == nil && s.isSound(record) {
-			missing[k] = e
+			missing = append(missing, located{k, e})
 		}
 	}
-	return len(missing), s.copyRecords(p, missing)
+	return len(missing), s.copyRecords(ctx, p, sortByOffset(missing))
 }
 
 func (s *Store) quarantineNumbers() []uint32 {

@@ -72,6 +72,7 @@ type Store struct {
 	released   []*Hold // since the collection began
 
 	damage chan struct{} // see Damaged
+	inUse  atomic.Bool   // somebody read or wrote lately; see pacer
 
 	appended atomic.Uint64 // number of batches in the active pack and before
 
@@ -139,6 +140,7 @@ func (s *Store) locate(k key) (*pack, entry, bool) {
 }
 
 func (s *Store) lookup(c cid.Cid, hold *Hold) (*pack, entry, bool, error) {
+	s.use()
 	if err := CheckCID(c); err != nil {
 		return nil, entry{}, false, err
 	}
