@@ -1,7 +1,9 @@
 package blockstore
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 )
 
 // append writes a batch of records to the active pack and makes them readable.
@@ -25,7 +27,11 @@ func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) er
 		return err
 	}
 	if _, err := p.file.WriteAt(batch, p.size); err != nil {
-		return fmt.Errorf("write %s: %w", packName(p.number), err)
+		err = fmt.Errorf("write %s: %w", packName(p.number), err)
+		if errors.Is(err, syscall.EROFS) {
+			return s.fail(err) // not this write alone
+		}
+		return err
 	}
 	s.mu.Lock()
 	// Counted before it can be seen: whoever finds a block that another writer

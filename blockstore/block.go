@@ -77,8 +77,16 @@ func CheckCID(c cid.Cid) error {
 	if !c.Defined() {
 		return errors.New("undefined CID")
 	}
-	if err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c); err != nil {
+	err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c)
+	switch {
+	case err == nil:
+		return nil
+	case c.ByteLen() > maxPrintedCID: // an identity CID may be as long as what it is in
+		return fmt.Errorf("CID of %d bytes: %w", c.ByteLen(), err)
+	default:
 		return fmt.Errorf("%s: %w", c, err)
 	}
-	return nil
 }
+
+// maxPrintedCID is how long a CID is at most for errors to show it, in bytes.
+const maxPrintedCID = 256

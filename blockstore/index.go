@@ -133,7 +133,7 @@ func (x *index) encode(id packID, packSize int64) []byte {
 
 // openIndex maps the index file f of the pack with the given id and size. It
 // fails with errBadIndex if f is damaged or belongs to another pack, or another
-// length of it.
+// length of it, and with ErrNewerFormat if a later version wrote it.
 func openIndex(f File, id packID, packSize int64) (index, error) {
 	size, err := f.Size()
 	if err != nil {
@@ -151,8 +151,10 @@ func openIndex(f File, id packID, packSize int64) (index, error) {
 	case string(head[:8]) != indexMagic,
 		crc32.Checksum(head[:52], castagnoli) != binary.LittleEndian.Uint32(head[52:]):
 		return index{}, fmt.Errorf("%w: damaged head", errBadIndex)
-	case binary.LittleEndian.Uint32(head[8:]) != formatVersion:
-		return index{}, fmt.Errorf("%w: other version", errBadIndex)
+	case binary.LittleEndian.Uint32(head[8:]) > formatVersion:
+		return index{}, fmt.Errorf("index has format version %d: %w", binary.LittleEndian.Uint32(head[8:]), ErrNewerFormat)
+	case binary.LittleEndian.Uint32(head[8:]) < formatVersion:
+		return index{}, fmt.Errorf("%w: older version", errBadIndex)
 	case packID(head[16:32]) != id,
 		binary.LittleEndian.Uint64(head[32:]) != uint64(packSize):
 		return index{}, fmt.Errorf("%w: of another pack", errBadIndex)

@@ -136,8 +136,8 @@ func openPack(dir FS, number uint32, verify func(record []byte) bool) (p *pack, 
 			p.size = size
 			return p, 0, nil
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBadIndex):
-			// Such as too many open files, which a rebuilt index would not mend.
-			return nil, 0, err
+			// A newer version, or too many open files, which a rebuilt index would not mend.
+			return nil, 0, fmt.Errorf("%s: %w", indexName(number), err)
 		}
 	default:
 		damage++ // the records behind a damaged head are still good

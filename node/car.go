@@ -24,7 +24,7 @@ func (n *Node) Import(ctx context.Context, car io.Reader, progress func(api.Prog
 	defer hold.Release()
 	roots, res, err := readCAR(ctx, hold, car, progress)
 	if err != nil {
-		return api.ImportResult{}, quotaError(err)
+		return api.ImportResult{}, diskError(err)
 	}
 	// All roots are looked at before the first is kept.
 	var sites []site

@@ -35,7 +35,7 @@ func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResul
 		})
 	return api.GCResult{
 		Blocks: int64(stats.Blocks), FreedBytes: stats.Freed, TookMS: time.Since(start).Milliseconds(),
-	}, err
+	}, diskError(err)
 }
 
 // mark marks what is here of every site. It fails if a site that was whole is not:

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -27,7 +28,7 @@ func (n *Node) Repair(ctx context.Context, req api.RepairRequest, progress func(
 	out.Packs, out.Blocks, out.Bytes = int64(res.Checked.Packs), int64(res.Checked.Blocks), res.Checked.Bytes
 	out.Restored = int64(res.Restored)
 	if err != nil {
-		return out, quotaError(err)
+		return out, diskError(err)
 	}
 	for _, s := range n.sites.all() {
 		missing, err := n.missing(ctx, s.Root)
@@ -129,7 +130,11 @@ func (n *Node) heal(ctx context.Context) {
 		}
 		retry = nil
 		if err := n.healNow(ctx); err != nil && ctx.Err() == nil {
-			n.log.Error("damage is not repaired yet, will try again", "err", err, "after", healRetry)
+			level := slog.LevelError
+			if errors.Is(err, blockstore.ErrReadOnly) {
+				level = slog.LevelDebug // which has been said
+			}
+			n.log.Log(ctx, level, "damage is not repaired yet, will try again", "err", err, "after", healRetry)
 			retry = time.After(healRetry)
 		}
 	}

@@ -49,7 +49,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 		err = fmt.Errorf("%w; list what is not to be published in %s, or publish it with --allow-secrets", err, dag.IgnoreFile)
 	}
 	if err != nil {
-		return api.AddResult{}, quotaError(err)
+		return api.AddResult{}, diskError(err)
 	}
 	s, keys, err := n.measure(ctx, res.Root)
 	if err != nil {
@@ -217,12 +217,16 @@ func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchan
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
 		err = unreachable(net, err)
 	}
-	return res, quotaError(err)
+	return res, diskError(err)
 }
 
-// quotaError makes an error for want of disk space that the node may use the API's.
-func quotaError(err error) error {
-	if errors.Is(err, blockstore.ErrQuota) {
+// diskError says what to do about an error of the store, and makes one for want of disk
+// space the API's.
+func diskError(err error) error {
+	switch {
+	case errors.Is(err, blockstore.ErrReadOnly):
+		return fmt.Errorf("%w; look at the disk, and try again: when it works, so does this", err)
+	case errors.Is(err, blockstore.ErrQuota):
 		return fmt.Errorf("%w: %w; unfollow a site and run `pollux gc`, or raise disk or lower min_free in config.toml", api.ErrQuota, err)
 	}
 	return err
