@@ -173,7 +173,7 @@ func TestOpenAlone(t *testing.T) {
 	}
 	_, rest, _ := strings.Cut(string(status), "VmRSS:")
 	kb, _ := strconv.Atoi(strings.Fields(rest + " 0")[0])
-	fmt.Println(openEnv, float64(took.Microseconds())/1000, kb)
+	t.Log(openEnv, float64(took.Microseconds())/1000, kb)
 }
 
 // BenchmarkRebuild opens a store of 1 GiB without its indexes, from the disk, and

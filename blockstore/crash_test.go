@@ -24,7 +24,7 @@ import (
 // makes of it (crashState.check). Of some states, it cuts the recovery likewise.
 func TestCrash(t *testing.T) {
 	cryptotest.SetGlobalRandom(t, 1) // of pack IDs: a failure can be had again
-	seeds := 6
+	seeds := 9
 	if testing.Short() {
 		seeds = 1
 	}

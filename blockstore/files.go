@@ -56,7 +56,19 @@ func replaceFile(dir FS, name string, data []byte, sync bool) error {
 	if err := dir.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := dir.Create(temporary)
+	if err := writeFile(dir, temporary, data, sync); err != nil {
+		dir.Remove(temporary) // it may be what a full disk lacks
+		return err
+	}
+	if err := dir.Rename(temporary, name); err != nil || !sync {
+		return err
+	}
+	return dir.Sync()
+}
+
+// writeFile makes a file, and makes its data durable if sync is set.
+func writeFile(dir FS, name string, data []byte, sync bool) error {
+	f, err := dir.Create(name)
 	if err != nil {
 		return err
 	}
@@ -64,13 +76,7 @@ func replaceFile(dir FS, name string, data []byte, sync bool) error {
 	if sync && err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := dir.Rename(temporary, name); err != nil || !sync {
-		return err
-	}
-	return dir.Sync()
+	return errors.Join(err, f.Close())
 }
 
 // Dir returns the FS of a directory of the operating system, which is created

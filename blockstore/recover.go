@@ -140,8 +140,10 @@ func (s *Store) removeOrphans(names []string) {
 		if !ok || slices.Contains(names, packName(number)) {
 			continue
 		}
-		s.log.Warn("an index has no pack; blocks may be missing", "index", name)
-		s.signalDamage()
+		if !strings.HasSuffix(name, tempSuffix) {
+			s.log.Warn("an index has no pack; blocks may be missing", "index", name)
+			s.signalDamage()
+		}
 		removed = true
 		err = errors.Join(err, s.dir.Remove(name))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -228,6 +229,8 @@ func diskError(err error) error {
 		return fmt.Errorf("%w; look at the disk, and try again: when it works, so does this", err)
 	case errors.Is(err, blockstore.ErrQuota):
 		return fmt.Errorf("%w: %w; unfollow a site and run `pollux gc`, or raise disk or lower min_free in config.toml", api.ErrQuota, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w; make room on the disk, or unfollow a site and run `pollux gc`", api.ErrQuota, err)
 	}
 	return err
 }
