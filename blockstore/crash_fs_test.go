@@ -337,19 +337,6 @@ func (d *crashFS) damage(b Block) {
 	panic("no such block")
 }
 
-// packs returns the number of packs.
-func (d *crashFS) packs() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := 0
-	for name := range d.names {
-		if strings.HasSuffix(name, packSuffix) {
-			n++
-		}
-	}
-	return n
-}
-
 // keep says what of the unsynced operations is on the disk after a power cut.
 type keep struct {
 	data   int    // chance of each piece of a write, in percent

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +24,11 @@ const siteEnv = "POLLUX_BENCH_SITE"
 func BenchmarkAdd(b *testing.B) {
 	site := os.Getenv(siteEnv)
 	if site == "" {
-		site = runtime.GOROOT()
+		root, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			b.Fatal(err)
+		}
+		site = strings.TrimSpace(string(root))
 	}
 	benchAdd(b, site, true)
 }
