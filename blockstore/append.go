@@ -3,6 +3,7 @@ package blockstore
 import (
 	"errors"
 	"fmt"
+	"math"
 	"syscall"
 )
 
@@ -85,6 +86,9 @@ func (s *Store) room() (*pack, error) {
 
 // createPack makes an empty pack, the next in order. The caller holds appendMu.
 func (s *Store) createPack() (*pack, error) {
+	if s.lastNumber == math.MaxUint32 {
+		return nil, errors.New("no number is left for a pack")
+	}
 	s.lastNumber++ // used up even by a failure, which may leave a file
 	p, err := createPack(s.dir, s.lastNumber)
 	if err != nil {

@@ -26,7 +26,7 @@ type CheckProgress struct{ Bytes, TotalBytes int64 }
 func (s *Store) Check(ctx context.Context, data bool, damage func(error), progress func(CheckProgress)) (CheckResult, error) {
 	packs := s.allPacks()
 	var res CheckResult
-	err := eachPack(ctx, packs, progress, func(p *pack) error {
+	err := s.eachPack(ctx, packs, progress, func(p *pack) error {
 		res.Packs++
 		return s.inspect(p, data, res.counting(ctx), func(_ key, err error) { damage(err) })
 	})
@@ -49,12 +49,16 @@ func (s *Store) allPacks() []*pack {
 }
 
 // eachPack calls do for each pack, and progress, which may be nil, before that.
-func eachPack(ctx context.Context, packs []*pack, progress func(CheckProgress), do func(*pack) error) error {
+func (s *Store) eachPack(ctx context.Context, packs []*pack, progress func(CheckProgress), do func(*pack) error) error {
 	var done CheckProgress
-	for _, p := range packs {
+	sizes := make([]int64, len(packs))
+	s.mu.RLock()
+	for i, p := range packs {
+		sizes[i] = p.size
 		done.TotalBytes += p.size
 	}
-	for _, p := range packs {
+	s.mu.RUnlock()
+	for i, p := range packs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -64,7 +68,7 @@ func eachPack(ctx context.Context, packs []*pack, progress func(CheckProgress), 
 		if err := do(p); err != nil {
 			return fmt.Errorf("%s: %w", packName(p.number), err)
 		}
-		done.Bytes += p.size
+		done.Bytes += sizes[i]
 	}
 	if progress != nil {
 		progress(done)

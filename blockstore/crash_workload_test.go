@@ -321,7 +321,7 @@ var workloads = []struct {
 			r.repair(i%2 == 0)
 			r.mustPut(a[1], a[6], r.block())
 			if i == 1 {
-				if err := r.store.DropQuarantine(); err != nil {
+				if err := r.store.DropQuarantine(r.store.Quarantined()); err != nil {
 					r.t.Fatal(err)
 				}
 			}

@@ -13,5 +13,5 @@
 // Guarantees: what Put or Hold.Sync acknowledged survives kill -9 and power
 // loss; nothing that fails its hash is ever returned; after a failed sync the
 // store stops writing, says why, stays readable, and writes again when the disk
-// works; no damage is cut off or removed while something may need it.
+// works; a repair removes no pack that may hold what is needed.
 package blockstore

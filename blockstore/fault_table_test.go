@@ -172,7 +172,7 @@ func (r *faultRun) use() {
 	r.reopen()
 	r.put(r.some(3)...)
 	if r.allHeld() {
-		r.try("DropQuarantine", r.store.DropQuarantine())
+		r.try("DropQuarantine", r.store.DropQuarantine(r.store.Quarantined()))
 	}
 	state := r.store.loadScrub()
 	r.store.nextScrub(state, time.Now(), 0)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"slices"
 	"time"
@@ -68,31 +69,72 @@ func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress f
 	if err := mark(marks); err != nil {
 		return GCStats{}, err
 	}
-	isSmall := func(p *pack) bool { return p.size < s.maxPackSize/smallPack }
-	small := 0
-	for _, p := range packs {
-		if isSmall(p) {
-			small++
-		}
+	plan, err := s.plan(ctx, packs, marks)
+	if err != nil {
+		return GCStats{}, err
 	}
-	for i, p := range packs {
+	var full error
+	for i, p := range plan {
 		if err := ctx.Err(); err != nil {
 			return stats, err
 		}
 		if progress != nil {
-			progress(GCProgress{i, len(packs)})
+			progress(GCProgress{i, len(plan)})
 		}
-		n, err := s.collectPack(ctx, p, marks, small > 1 && isSmall(p))
+		n, err := s.collectPack(ctx, p, marks)
 		stats.Blocks += n
 		switch {
 		case errors.Is(err, ErrCorrupt):
 			s.log.Error("a pack is damaged and stays", "pack", packName(p.number), "err", err)
+			s.suspect(p)
+		case errors.Is(err, ErrQuota):
+			full = fmt.Errorf("collect %s: %w", packName(p.number), err) // others need less room
 		case err != nil:
 			return stats, fmt.Errorf("collect %s: %w", packName(p.number), err)
 		}
 		stats.Freed = max(before.DiskBytes-s.Stats().DiskBytes, 0)
 	}
-	return stats, nil
+	if stats.Blocks > 0 {
+		full = nil // the next collection has room
+	}
+	return stats, full
+}
+
+// plan returns the packs that are to go, those first from which least has to be copied:
+// they make room for the others.
+func (s *Store) plan(ctx context.Context, packs []*pack, marks *Marks) ([]*pack, error) {
+	type candidate struct {
+		*pack
+		used  int64
+		small bool
+	}
+	var candidates []candidate
+	small := 0
+	for _, p := range packs {
+		stay, _, err := s.marked(ctx, p, marks)
+		if err != nil {
+			return nil, err
+		}
+		c := candidate{p, packHeader, p.size < s.maxPackSize/smallPack}
+		for _, l := range stay {
+			c.used += int64(l.size)
+		}
+		if c.used*100 < p.size*compactBelow {
+			candidates = append(candidates, c)
+		} else if c.small {
+			candidates = append(candidates, c)
+			small++
+		}
+	}
+	if small == 1 { // there is nothing to put it together with
+		candidates = slices.DeleteFunc(candidates, func(c candidate) bool { return c.used*100 >= c.size*compactBelow })
+	}
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(a.used, b.used) })
+	plan := make([]*pack, len(candidates))
+	for i, c := range candidates {
+		plan[i] = c.pack
+	}
+	return plan, nil
 }
 
 func (s *Store) beginCollecting() error {
@@ -115,6 +157,7 @@ func (s *Store) endCollecting() {
 	defer s.holdMu.Unlock()
 	s.collecting = false
 	s.released = nil
+	s.collected.Broadcast()
 }
 
 // sealAll seals the active pack and returns all packs.
@@ -135,19 +178,20 @@ func (s *Store) sealAll() ([]*pack, error) {
 	return slices.Clone(s.packs), nil
 }
 
-// collectPack removes p if few of its blocks are to stay, or always, and copies
-// those. It returns how many blocks went.
-func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks, always bool) (removed int, err error) {
+// marked returns which records of p are to stay, by offset, and how many there are.
+func (s *Store) marked(ctx context.Context, p *pack, marks *Marks) (stay []located, total int, err error) {
 	s.absorbHolds(marks)
 	entries, err := s.entriesOf(p)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	var stay []located
-	used := int64(packHeader)
 	pace := s.pacer(ctx)
 	for some := range slices.Chunk(entries, 512) {
 		s.mu.RLock()
+		if s.closed {
+			s.mu.RUnlock()
+			return nil, 0, ErrClosed
+		}
 		for _, l := range some {
 			if _, marked := marks.keys[l.key]; !marked {
 				continue
@@ -156,16 +200,22 @@ func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks, always b
 			// readable again: this is for copyRecords to see.
 			if newest, _, _ := s.locate(l.key); newest == p {
 				stay = append(stay, l)
-				used += int64(l.size)
 			}
 		}
 		s.mu.RUnlock()
 		if err := pace(); err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 	}
-	if !always && used*100 >= p.size*compactBelow {
-		return 0, nil
+	return stay, len(entries), nil
+}
+
+// collectPack removes p and copies those of its blocks that are to stay. It returns
+// how many blocks went.
+func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks) (removed int, err error) {
+	stay, total, err := s.marked(ctx, p, marks)
+	if err != nil {
+		return 0, err
 	}
 	for left := stay; ; {
 		if err := s.copyRecords(ctx, p, left); err != nil {
@@ -176,7 +226,7 @@ func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks, always b
 			return 0, err
 		}
 		if len(left) == 0 {
-			return len(entries) - len(stay), nil
+			return total - len(stay), nil
 		}
 		stay = append(stay, left...)
 		sortByOffset(stay)
@@ -254,12 +304,14 @@ func (s *Store) copyRecords(ctx context.Context, p *pack, records []located) err
 	for _, l := range records {
 		start := len(batch)
 		batch = slices.Grow(batch, int(l.size))[:start+int(l.size)]
-		if _, err := p.file.ReadAt(batch[start:], int64(l.offset)); err != nil {
-			return err
+		// The only copy may be in here: if it is damaged, the pack stays as it is.
+		if _, err := p.file.ReadAt(batch[start:], int64(l.offset)); errors.Is(err, fs.ErrClosed) {
+			return ErrClosed
+		} else if err != nil {
+			return &damagedRecord{l, err}
 		}
 		if h, ok := soundRecord(batch[start:]); !ok || h.size() != int(l.size) || keyOf(h.mh) != l.key {
-			// The only copy may be in here: the pack stays as it is.
-			return fmt.Errorf("record at %d: %w", l.offset, ErrCorrupt)
+			return &damagedRecord{l, errBadRecord}
 		}
 		moved = append(moved, l.key)
 		entries = append(entries, entry{uint32(start), l.size, l.raw})
@@ -277,6 +329,18 @@ func (s *Store) copyRecords(ctx context.Context, p *pack, records []located) err
 	}
 	return s.syncSince(epoch)
 }
+
+// damagedRecord is an ErrCorrupt.
+type damagedRecord struct {
+	located
+	cause error
+}
+
+func (e *damagedRecord) Error() string {
+	return fmt.Sprintf("record at %d: %v: %v", e.offset, ErrCorrupt, e.cause)
+}
+
+func (e *damagedRecord) Unwrap() []error { return []error{ErrCorrupt, e.cause} }
 
 // removePack takes p out of the store and deletes its files, if all that is marked
 // in it was copied, which is sorted by offset. Otherwise it returns what was not.
@@ -302,15 +366,20 @@ func (s *Store) removePack(p *pack, copied []located, marks *Marks) (left []loca
 		return sortByOffset(left), nil
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
-	hasIndex := p.index.sealed != nil
+	delete(s.suspects, p.number)
 	err = p.index.close()
 	s.mu.Unlock()
 	// A read under way fails, and is tried again where the block is now.
-	err = errors.Join(err, p.file.Close())
-	if hasIndex {
-		err = errors.Join(err, s.dir.Remove(indexName(p.number)))
-	}
+	err = errors.Join(err, p.file.Close(), s.removeIndex(p.number))
 	return nil, errors.Join(err, s.dir.Remove(packName(p.number)), s.dir.Sync())
+}
+
+// removeIndex removes the index file of a pack, if there is one.
+func (s *Store) removeIndex(number uint32) error {
+	if err := s.dir.Remove(indexName(number)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func sortByOffset(l []located) []located {

@@ -11,8 +11,8 @@ import (
 // than the store was given.
 var ErrQuota = errors.New("quota exceeded")
 
-// gcReserve is the part of the quota, one in so many, that only a collection may
-// use: it copies blocks before it removes them.
+// gcReserve is the part of the quota, one in so many, that only a collection or a
+// repair may use: they copy blocks before they remove them. Of MinFree they may use half.
 const gcReserve = 16
 
 // Limits bounds what the store takes of a disk. It is checked before each write.
@@ -39,12 +39,15 @@ func (s *Store) allow(n int64, collecting bool) error {
 			return fmt.Errorf("%w: %s of %s are used", ErrQuota, humanize.Bytes(uint64(used)), humanize.Bytes(uint64(s.limits.Bytes)))
 		}
 	}
-	if s.limits.MinFree > 0 {
+	if least := s.limits.MinFree; least > 0 {
+		if collecting {
+			least /= 2 // for as long as it takes to free more
+		}
 		free, err := s.dir.Free()
 		if err != nil {
 			return fmt.Errorf("free space: %w", err)
 		}
-		if free-n < s.limits.MinFree {
+		if free-n < least {
 			return fmt.Errorf("%w: %s are free on the disk, and %s are to stay free", ErrQuota, humanize.Bytes(uint64(max(free, 0))), humanize.Bytes(uint64(s.limits.MinFree)))
 		}
 	}

@@ -64,12 +64,8 @@ func parsePackName(name string) (uint32, bool) {
 
 // parseName returns the number of the pack that a file belongs to.
 func parseName(name, suffix string) (uint32, bool) {
-	digits, ok := strings.CutSuffix(name, suffix)
-	if !ok || len(digits) != 8 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(digits, 10, 32)
-	return uint32(n), err == nil && n > 0
+	n, err := strconv.ParseUint(strings.TrimSuffix(name, suffix), 10, 32)
+	return uint32(n), err == nil && n > 0 && name == fmt.Sprintf("%08d%s", n, suffix)
 }
 
 // createPack makes an empty pack whose name and head are durable.

@@ -24,7 +24,7 @@ func (s *Store) load() error {
 		} else if n, ok := parseName(name, badSuffix); ok {
 			s.lastNumber = max(s.lastNumber, n) // not to be used again
 			if s.quarantined[n], err = fileSize(s.dir, name); err != nil {
-				return fmt.Errorf("open %s: %w", name, err)
+				s.log.Warn("a pack in quarantine cannot be opened", "pack", name, "err", err)
 			}
 		}
 	}
@@ -179,7 +179,8 @@ func readDamaged(f io.ReaderAt, b []byte, off int64) (n int, readable bool) {
 	}
 	const piece = 4 << 10
 	for n = 0; n < len(b); {
-		part := b[n:min(n+piece, len(b))]
+		end := n + piece - int(off+int64(n))%piece // or a bad page would take parts of two with it
+		part := b[n:min(end, len(b))]
 		got, err := f.ReadAt(part, off+int64(n))
 		if errors.Is(err, io.EOF) {
 			return n + got, false

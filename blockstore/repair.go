@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 )
 
@@ -19,7 +20,8 @@ type RepairResult struct {
 // Repair takes damaged packs out of use: it copies the blocks that can be read back
 // to a new pack, and renames the damaged one, which stays in quarantine until
 // DropQuarantine. The blocks that cannot be read back are not held from then on. What
-// is in quarantine already is read once more: a disk or its cable may have got better.
+// is in quarantine already is read once more first: a disk or its cable may have got
+// better.
 //
 // It reads the packs in which damage was found before, or with all every one. damage
 // is called for each thing that is wrong, from one goroutine; progress may be nil.
@@ -40,7 +42,13 @@ func (s *Store) Repair(ctx context.Context, all bool, damage func(error), progre
 	if res.Restored, err = s.restoreAll(ctx); err != nil {
 		return res, err
 	}
-	err = eachPack(ctx, packs, progress, func(p *pack) error { return s.repairPack(ctx, p, damage, &res) })
+	err = s.eachPack(ctx, packs, progress, func(p *pack) error { return s.repairPack(ctx, p, damage, &res) })
+	if err == nil && res.Lost > 0 {
+		// One pack may have had what another one lost.
+		var n int
+		n, err = s.restoreAll(ctx)
+		res.Restored += n
+	}
 	return res, err
 }
 
@@ -75,38 +83,53 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 		s.clearSuspect(p)
 		return nil
 	}
+	for {
+		sound, lost, err := s.salvage(p, bad)
+		if err != nil {
+			return err
+		}
+		err = s.copyRecords(ctx, p, sound)
+		if record, ok := errors.AsType[*damagedRecord](err); ok {
+			damage(err) // it could be read a moment ago
+			bad[record.key] = struct{}{}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.quarantine(p); err != nil {
+			return err
+		}
+		res.Packs++
+		res.Lost += lost
+		return nil
+	}
+}
+
+// salvage returns the records of p that are to be copied, by offset: all that are not
+// bad and have no newer copy. lost counts the bad ones of which there is no other.
+func (s *Store) salvage(p *pack, bad map[key]struct{}) (sound []located, lost int, err error) {
 	entries, err := s.entriesOf(p)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	var sound []located
-	lost := 0
 	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, 0, ErrClosed
+	}
 	for _, l := range entries {
 		_, isBad := bad[l.key]
 		newest, _, held := s.find(l.key)
 		switch {
-		case held && newest != p: // there was a second copy
+		case held && newest != p:
 		case isBad:
 			lost++
 		default:
 			sound = append(sound, l)
 		}
 	}
-	s.mu.RUnlock()
-	switch err := s.copyRecords(ctx, p, sound); {
-	case errors.Is(err, ErrCorrupt):
-		damage(err) // read well a moment ago: the pack stays until it reads the same twice
-		return nil
-	case err != nil:
-		return err
-	}
-	if err := s.quarantine(p); err != nil {
-		return err
-	}
-	res.Packs++
-	res.Lost += lost
-	return nil
+	return sound, lost, nil
 }
 
 // clearSuspect notes that all of p can be read, whatever it was when it was read
@@ -114,6 +137,9 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 func (s *Store) clearSuspect(p *pack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
 	delete(s.suspects, p.number)
 	for k := range s.damaged {
 		if _, ok := p.index.find(k); ok {
@@ -124,39 +150,31 @@ func (s *Store) clearSuspect(p *pack) {
 
 // quarantine takes p, the sound records of which have been copied, out of use.
 func (s *Store) quarantine(p *pack) error {
+	// What fails here leaves p in use, to be repaired again.
+	if err := s.dir.Rename(packName(p.number), badName(p.number)); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	hasIndex := p.index.sealed != nil
 	for k := range p.index.all() {
 		delete(s.damaged, k) // what was is not found any more, which is enough
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	delete(s.suspects, p.number)
+	s.quarantined[p.number] = p.size
 	err := errors.Join(p.index.close(), p.file.Close())
 	s.mu.Unlock()
-	if err := s.dir.Rename(packName(p.number), badName(p.number)); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.quarantined[p.number] = p.size
-	s.mu.Unlock()
-	if hasIndex {
-		err = errors.Join(err, s.dir.Remove(indexName(p.number)))
-	}
-	return errors.Join(err, s.dir.Sync())
+	return errors.Join(err, s.removeIndex(p.number), s.dir.Sync())
 }
 
 // restoreAll takes back from quarantine the blocks that are not held and can be read
 // now, and returns how many.
 func (s *Store) restoreAll(ctx context.Context) (int, error) {
 	restored := 0
-	for _, number := range s.quarantineNumbers() {
-		if err := ctx.Err(); err != nil {
-			return restored, err
-		}
+	for _, number := range s.Quarantined() {
 		n, err := s.restore(ctx, number)
 		restored += n
 		if err != nil {
@@ -169,7 +187,8 @@ func (s *Store) restoreAll(ctx context.Context) (int, error) {
 func (s *Store) restore(ctx context.Context, number uint32) (int, error) {
 	f, err := s.dir.Open(badName(number))
 	if err != nil {
-		return 0, err
+		s.log.Warn("a pack in quarantine cannot be opened", "pack", badName(number), "err", err)
+		return 0, nil // what else is damaged can be repaired
 	}
 	defer f.Close()
 	size, err := f.Size()
@@ -180,7 +199,14 @@ func (s *Store) restore(ctx context.Context, number uint32) (int, error) {
 	p.replay(size, s.isSound)
 	var missing []located
 	for k, e := range p.index.all() {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
 		s.mu.RLock()
+		if s.closed {
+			s.mu.RUnlock()
+			return 0, ErrClosed
+		}
 		_, _, held := s.find(k)
 		s.mu.RUnlock()
 		if held {
@@ -194,22 +220,21 @@ func (s *Store) restore(ctx context.Context, number uint32) (int, error) {
 	return len(missing), s.copyRecords(ctx, p, sortByOffset(missing))
 }
 
-func (s *Store) quarantineNumbers() []uint32 {
+// Quarantined returns the numbers of the packs in quarantine.
+func (s *Store) Quarantined() []uint32 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	numbers := make([]uint32, 0, len(s.quarantined))
-	for n := range s.quarantined {
-		numbers = append(numbers, n)
-	}
-	slices.Sort(numbers)
-	return numbers
+	return slices.Sorted(maps.Keys(s.quarantined))
 }
 
-// DropQuarantine deletes what is in quarantine. It is for a caller who knows that
-// nothing which is only there is needed.
-func (s *Store) DropQuarantine() error {
+// DropQuarantine deletes packs from quarantine. It is for a caller who found, after
+// they came there, that nothing which is only there is needed.
+func (s *Store) DropQuarantine(numbers []uint32) error {
+	if len(numbers) == 0 {
+		return nil
+	}
 	var errs []error
-	for _, number := range s.quarantineNumbers() {
+	for _, number := range numbers {
 		if err := s.dir.Remove(badName(number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 			continue

@@ -116,7 +116,7 @@ func TestRepair(t *testing.T) {
 			s = openDir(t, path)
 			wantAll(t, s, blocks)
 			noDamage(t, s)
-			if err := s.DropQuarantine(); err != nil || len(bad(t, path)) > 0 || s.Stats().QuarantinedBytes > 0 {
+			if err := s.DropQuarantine(s.Quarantined()); err != nil || len(bad(t, path)) > 0 || s.Stats().QuarantinedBytes > 0 {
 				t.Errorf("after DropQuarantine: %v, %q, %+v", err, bad(t, path), s.Stats())
 			}
 			wantAll(t, s, blocks)
@@ -327,7 +327,7 @@ func TestRepairBesides(t *testing.T) {
 			t.Fatalf("%+v, %v", res, err)
 		}
 		if i%5 == 4 {
-			if err := s.DropQuarantine(); err != nil {
+			if err := s.DropQuarantine(s.Quarantined()); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Collect(t.Context(), all, nil); err != nil {

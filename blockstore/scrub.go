@@ -98,9 +98,7 @@ func (s *Store) scrubPack(ctx context.Context, p *pack, period time.Duration) er
 		return sleep(ctx, pause)
 	}, func(_ key, err error) {
 		s.log.Error("a scrub found damage", "err", err)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.suspectLocked(p)
+		s.suspect(p)
 	})
 }
 

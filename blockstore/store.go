@@ -70,6 +70,7 @@ type Store struct {
 	holds      map[*Hold]struct{}
 	collecting bool    // or repairing
 	released   []*Hold // since the collection began
+	collected  *sync.Cond
 
 	damage chan struct{} // see Damaged
 	inUse  atomic.Bool   // somebody read or wrote lately; see pacer
@@ -109,6 +110,7 @@ func Open(dir FS, log *slog.Logger) (*Store, error) {
 		holds: make(map[*Hold]struct{}), damage: make(chan struct{}, 1),
 	}
 	s.syncEnd = sync.NewCond(&s.syncMu)
+	s.collected = sync.NewCond(&s.holdMu)
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -216,11 +218,13 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 		if err == nil {
 			b, err = s.decodeBlock(c, record)
 		}
-		if err != nil {
-			return Block{}, s.damagedAt(p, e, c, err)
+		if err == nil {
+			s.cache.add(c.Hash(), b.data)
+			return b, nil
 		}
-		s.cache.add(c.Hash(), b.data)
-		return b, nil
+		if err := s.damagedAt(p, e, c, err); err != nil {
+			return Block{}, err
+		}
 	}
 }
 
@@ -234,15 +238,27 @@ func (s *Store) decodeBlock(c cid.Cid, record []byte) (Block, error) {
 }
 
 // damagedAt notes that a block cannot be read back because of cause, and returns the
-// error for it.
+// error for it; or nil if the block is elsewhere by now.
 func (s *Store) damagedAt(p *pack, e entry, c cid.Cid, cause error) error {
+	k := keyOf(c.Hash())
 	s.mu.Lock()
-	s.damaged[keyOf(c.Hash())] = struct{}{}
+	if newest, at, ok := s.locate(k); !s.closed && ok && (newest != p || at != e) {
+		s.mu.Unlock()
+		return nil
+	}
+	s.damaged[k] = struct{}{}
 	s.suspectLocked(p)
 	s.mu.Unlock()
 	err := fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, cause)
 	s.log.Error("block is damaged on disk", "err", err)
 	return err
+}
+
+// suspect notes that p is damaged.
+func (s *Store) suspect(p *pack) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.suspectLocked(p)
 }
 
 // suspectLocked notes that p is damaged. The caller holds mu.
@@ -323,6 +339,11 @@ func (s *Store) Close() error {
 	}
 	s.background.Wait()
 	err := s.Sync()
+	s.holdMu.Lock()
+	for s.collecting { // it ends, now that the store is closed
+		s.collected.Wait()
+	}
+	s.holdMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.packs {

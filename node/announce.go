@@ -132,6 +132,7 @@ func (n *Node) restore(root cid.Cid) error {
 	if !ok {
 		return nil // unfollowed meanwhile
 	}
+	s.Lossy = s.Lossy || s.Whole
 	s.Whole = false
 	if err := n.sites.put(s); err != nil {
 		return err

@@ -42,6 +42,10 @@ func (n *Node) Import(ctx context.Context, car io.Reader, progress func(api.Prog
 		}
 		sites, keys = append(sites, s), append(keys, k...)
 	}
+	// Only now: a CAR may leave out blocks that others have just written.
+	if err := hold.Sync(); err != nil {
+		return api.ImportResult{}, diskError(err)
+	}
 	for _, s := range sites {
 		if err := n.sites.put(s); err != nil {
 			return api.ImportResult{}, err
@@ -53,8 +57,8 @@ func (n *Node) Import(ctx context.Context, car io.Reader, progress func(api.Prog
 	return res, nil
 }
 
-// readCAR stores the blocks of a CAR durably, and returns its roots, each once, and
-// what to tell of the blocks.
+// readCAR stores the blocks of a CAR, not yet durably, and returns its roots, each once,
+// and what to tell of the blocks.
 func readCAR(ctx context.Context, hold *blockstore.Hold, car io.Reader, progress func(api.Progress)) (roots []cid.Cid, res api.ImportResult, err error) {
 	read := &countingReader{Reader: car}
 	w := hold.NewWriter()
@@ -78,9 +82,6 @@ func readCAR(ctx context.Context, hold *blockstore.Hold, car io.Reader, progress
 	})
 	if err == nil {
 		err = w.Flush()
-	}
-	if err == nil {
-		err = hold.Sync()
 	}
 	for _, root := range all {
 		if !slices.Contains(roots, root) {

@@ -20,10 +20,6 @@ func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResul
 	if n.readOnly != nil {
 		return api.GCResult{}, n.readOnly
 	}
-	if n.store.Stats().QuarantinedBytes > 0 {
-		// Of a site that has lost a directory, what is below it would go.
-		return api.GCResult{}, errors.New("damaged packs are in quarantine: run `pollux repair` first, or unfollow the sites that it cannot make whole and run it then")
-	}
 	show := func(p api.Progress) {
 		if progress != nil {
 			progress(p)
@@ -38,16 +34,16 @@ func (n *Node) GC(ctx context.Context, progress func(api.Progress)) (api.GCResul
 	}, diskError(err)
 }
 
-// mark marks what is here of every site. It fails if a site that was whole is not:
-// what is below a block that is missing cannot be known.
+// mark marks what is here of every site. It fails if a site that was whole has lost a
+// node: what is below that cannot be known, and would be removed.
 func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.Progress)) error {
 	sites := n.sites.all()
-	// First those that are to be whole: what another misses would count as met.
+	// First those that were whole: what another misses would count as met.
 	slices.SortStableFunc(sites, func(a, b site) int {
-		switch {
-		case a.Whole == b.Whole:
+		switch aFirst, bFirst := a.Whole || a.Lossy, b.Whole || b.Lossy; {
+		case aFirst == bFirst:
 			return 0
-		case a.Whole:
+		case aFirst:
 			return -1
 		default:
 			return 1
@@ -80,11 +76,11 @@ func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.
 				show(p)
 			}
 			links, err := n.links(ctx, c)
-			if isMissing(err) && !s.Whole {
-				continue // it is being mirrored
+			if isMissing(err) && !s.Whole && !s.Lossy {
+				continue // it is being mirrored for the first time
 			}
 			if isMissing(err) {
-				err = fmt.Errorf("%w; run `pollux repair` first", err)
+				err = fmt.Errorf("%w; run `pollux repair` first, or unfollow it", err)
 			}
 			if err != nil {
 				return fmt.Errorf("mark what %s needs: %w", s.Root, err)

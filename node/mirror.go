@@ -49,6 +49,10 @@ func (n *Node) startMirror(root cid.Cid) *mirror {
 		delete(n.mirrors, root)
 		n.mu.Unlock()
 		close(m.done)
+		// It may have lost a block since, and whoever noticed was told of this mirror.
+		if s, ok := n.sites.find(root); ok && !s.Whole && ctx.Err() == nil {
+			n.startMirror(root)
+		}
 	})
 	return m
 }

@@ -40,17 +40,18 @@ func (n *Node) Repair(ctx context.Context, req api.RepairRequest, progress func(
 		}
 		received, err := n.complete(ctx, s.Root, req.Timeout, progress)
 		out.Received += received
-		switch {
-		case errors.Is(err, api.ErrUnreachable):
-			out.Incomplete = append(out.Incomplete, s.Root.String())
-		case err != nil:
+		if err != nil && !errors.Is(err, api.ErrUnreachable) {
 			return out, err
+		}
+		if missing, err = n.missing(ctx, s.Root); err != nil {
+			return out, err
+		}
+		if missing > 0 {
+			out.Incomplete = append(out.Incomplete, s.Root.String())
 		}
 	}
-	if len(out.Incomplete) == 0 {
-		if err := n.store.DropQuarantine(); err != nil {
-			return out, err
-		}
+	if err := n.dropQuarantine(ctx); err != nil {
+		return out, err
 	}
 	out.QuarantinedBytes = n.store.Stats().QuarantinedBytes
 	out.TookMS = time.Since(start).Milliseconds()
@@ -67,7 +68,7 @@ func (n *Node) complete(ctx context.Context, root cid.Cid, timeout time.Duration
 	m := n.mirrors[root]
 	n.mu.Unlock()
 	if m == nil {
-		return 0, nil // it was quick, or the site was unfollowed meanwhile
+		return 0, nil // it was quick, or the site was unfollowed meanwhile: the caller looks
 	}
 	_, p, err := n.wait(ctx, m, timeout, fetching(progress))
 	return p.Received, err
@@ -120,6 +121,10 @@ func (n *Node) scrub(ctx context.Context) {
 // heal repairs what turns out to be damaged, on opening the store, when a reader
 // meets it, or by a scrub, until ctx ends.
 func (n *Node) heal(ctx context.Context) {
+	// A process that ended in between may have left it.
+	if err := n.dropQuarantine(ctx); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot delete damaged packs", "err", err)
+	}
 	var retry <-chan time.Time
 	for {
 		select {
@@ -153,9 +158,10 @@ func (n *Node) healNow(ctx context.Context) error {
 	return n.dropQuarantine(ctx)
 }
 
-// dropQuarantine deletes damaged packs if no site misses anything.
+// dropQuarantine deletes what is in quarantine now if no site misses anything.
 func (n *Node) dropQuarantine(ctx context.Context) error {
-	if n.store.Stats().QuarantinedBytes == 0 {
+	packs := n.store.Quarantined() // before the look at the sites: what comes later stays
+	if len(packs) == 0 {
 		return nil
 	}
 	for _, s := range n.sites.all() {
@@ -163,7 +169,7 @@ func (n *Node) dropQuarantine(ctx context.Context) error {
 			return err
 		}
 	}
-	return n.store.DropQuarantine()
+	return n.store.DropQuarantine(packs)
 }
 
 // collect returns a function that counts errors and keeps the first maxDamage of them.

@@ -25,10 +25,11 @@ const (
 // follows.
 type site struct {
 	Root   cid.Cid `json:"root"`
-	Path   string  `json:"path,omitempty"` // where it was added from; "" if it is followed
-	Whole  bool    `json:"whole"`          // every block was held once; checked at each start
-	Blocks int64   `json:"blocks"`         // distinct blocks, once whole
-	Bytes  int64   `json:"bytes"`          // of these blocks
+	Path   string  `json:"path,omitempty"`  // where it was added from; "" if it is followed
+	Whole  bool    `json:"whole"`           // every block was held once; checked at each start
+	Lossy  bool    `json:"lossy,omitempty"` // it was whole, and has lost blocks since
+	Blocks int64   `json:"blocks"`          // distinct blocks, once whole
+	Bytes  int64   `json:"bytes"`           // of these blocks
 }
 
 // siteList is the durable list of sites. Losing it loses no block, but what is
