@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -214,11 +215,26 @@ func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchan
 	hold := n.store.Hold()
 	defer hold.Release()
 	req.Store = hold
+	if !req.Single {
+		req.Bases = n.bases()
+	}
 	res, err := net.Fetch(ctx, req)
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
 		err = unreachable(net, err)
 	}
 	return res, diskError(err)
+}
+
+// bases returns the roots of the sites that are held whole, the newest first: what is
+// fetched may be the next version of one.
+func (n *Node) bases() []cid.Cid {
+	var roots []cid.Cid
+	for _, s := range slices.Backward(n.sites.all()) {
+		if s.Whole {
+			roots = append(roots, s.Root)
+		}
+	}
+	return roots
 }
 
 // diskError says what to do about an error of the store, and makes one for want of disk

@@ -292,6 +292,16 @@ func evil(t testing.TB, handler func(network.Stream)) host.Host {
 
 // readWants calls answer for each WANT that arrives.
 func readWants(st network.Stream, answer func([]cid.Cid)) {
+	readAsks(st, func(asks []ask) {
+		cids := make([]cid.Cid, len(asks))
+		for i, a := range asks {
+			cids[i] = a.cid
+		}
+		answer(cids)
+	})
+}
+
+func readAsks(st network.Stream, answer func([]ask)) {
 	r := bufio.NewReader(st)
 	for {
 		t, body, err := readFrame(r, 1<<20)
@@ -299,11 +309,11 @@ func readWants(st network.Stream, answer func([]cid.Cid)) {
 			return
 		}
 		if t == frameWant {
-			cids, err := parseWant(body)
+			asks, err := parseWant(body)
 			if err != nil {
 				return
 			}
-			answer(cids)
+			answer(asks)
 		}
 	}
 }
@@ -336,10 +346,10 @@ func TestHostile(t *testing.T) {
 	}{
 		"wrong bytes of the right length": {banned: true, answer: func(st network.Stream, cids []cid.Cid) {
 			n := len(byCID[cids[0]].Data())
-			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingPlain}, uvarints(uint64(n)), make([]byte, n)))
+			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingPlain}, uvarints(uint64(n)<<1), make([]byte, n)))
 		}},
 		"a bomb": {banned: true, answer: func(st network.Stream, cids []cid.Cid) {
-			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingZstd}, uvarints(100), bomb))
+			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingZstd}, uvarints(100<<1), bomb))
 		}},
 		"a frame of 2^63 bytes": {answer: func(st network.Stream, cids []cid.Cid) {
 			st.Write(uvarints(1 << 63))
@@ -348,7 +358,7 @@ func TestHostile(t *testing.T) {
 			st.Write(uvarints(maxFrame + 2))
 		}},
 		"blocks over the limit": {answer: func(st network.Stream, cids []cid.Cid) {
-			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingZstd}, uvarints(blockstore.MaxBlockSize+1), bomb))
+			st.Write(appendFrame(nil, frameData, uvarints(1), []byte{encodingZstd}, uvarints((blockstore.MaxBlockSize+1)<<1), bomb))
 		}},
 		"more than was asked for": {answer: func(st network.Stream, cids []cid.Cid) {
 			for range maxWants + 1 {
@@ -428,12 +438,14 @@ func TestServerRefuses(t *testing.T) {
 	h := provider(t, b)
 	hello := appendFrame(nil, frameHello)
 	for name, sent := range map[string][]byte{
-		"no hello":       appendWant(nil, []cid.Cid{b.CID()}),
+		"no hello":       appendWant(nil, []ask{{cid: b.CID()}}),
 		"long hello":     appendFrame(nil, frameHello, make([]byte, maxHello+1)),
 		"long frame":     append(hello[:len(hello):len(hello)], uvarints(1<<40)...),
 		"too many wants": appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(maxWants+1)),
-		"count lies":     appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(5, 36), b.CID().Bytes()),
-		"no CID":         appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(1, 3), []byte("abc")),
+		"count lies":     appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(5, 36), b.CID().Bytes(), uvarints(0)),
+		"no CID":         appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(1, 3), []byte("abc"), uvarints(0)),
+		"an empty CID":   appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(1, 0, 0)),
+		"bad base":       appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(1, 36), b.CID().Bytes(), uvarints(3), []byte("abc")),
 		"rest":           appendFrame(hello[:len(hello):len(hello)], frameWant, uvarints(0), []byte("abc")),
 		"unknown frame":  appendFrame(hello[:len(hello):len(hello)], 77),
 	} {

@@ -27,6 +27,7 @@ const (
 // node is a block whose links are still to be followed.
 type node struct {
 	cid   cid.Cid
+	base  cid.Cid    // the node at the same path of an earlier version; undefined for none
 	links []dag.Link // nil: to be read from the store
 }
 
@@ -53,10 +54,14 @@ func (f *Fetch) expandAll() error {
 	f.mu.Lock()
 	f.open++ // the root
 	f.mu.Unlock()
-	links := []dag.Link{{CID: f.request.Root, Size: f.request.Size}}
+	n := node{links: []dag.Link{{CID: f.request.Root, Size: f.request.Size}}}
 	for {
-		for i, l := range links {
-			if err := f.follow(l); err != nil {
+		if n.cid.Equals(f.request.Root) {
+			n.base = f.chooseBase(n.links)
+		}
+		base := f.basesOf(n)
+		for i, l := range n.links {
+			if err := f.follow(l, base(i, l)); err != nil {
 				return err
 			}
 			if i%wakeEvery == wakeEvery-1 {
@@ -73,14 +78,14 @@ func (f *Fetch) expandAll() error {
 			f.mu.Unlock()
 			return nil
 		}
-		n := f.nodes[len(f.nodes)-1]
+		n = f.nodes[len(f.nodes)-1]
 		f.nodes[len(f.nodes)-1] = node{} // or its links would stay in memory
 		f.nodes = f.nodes[:len(f.nodes)-1]
 		f.waiting -= len(n.links)
 		f.mu.Unlock()
-		if links = n.links; links == nil {
+		if n.links == nil {
 			var err error
-			if links, err = f.load(n.cid); err != nil {
+			if n.links, err = f.load(n.cid); err != nil {
 				return err
 			}
 		}
@@ -102,7 +107,7 @@ func (f *Fetch) load(c cid.Cid) ([]dag.Link, error) {
 
 // follow goes through a link: what the store lacks becomes a want, and a node that
 // it holds is queued.
-func (f *Fetch) follow(l dag.Link) error {
+func (f *Fetch) follow(l dag.Link, base cid.Cid) error {
 	if err := blockstore.CheckCID(l.CID); err != nil {
 		return err
 	}
@@ -128,7 +133,7 @@ func (f *Fetch) follow(l dag.Link) error {
 	if held && !f.request.Single && l.CID.Prefix().Codec != cid.Raw {
 		b, err := f.request.Store.Get(context.Background(), l.CID)
 		if err == nil {
-			return f.expandHeld(b)
+			return f.expandHeld(b, base)
 		}
 		if !errors.Is(err, blockstore.ErrCorrupt) {
 			return err
@@ -141,7 +146,7 @@ func (f *Fetch) follow(l dag.Link) error {
 		f.progress.Bytes = addSizes(f.progress.Bytes, l.Size)
 		return nil
 	}
-	w := newWant(l)
+	w := newWant(l, base)
 	f.open++
 	f.wants[w] = struct{}{}
 	f.pool.put(w) // expandAll wakes the sessions
@@ -154,7 +159,7 @@ func (f *Fetch) follow(l dag.Link) error {
 }
 
 // expandHeld queues a block that the store holds.
-func (f *Fetch) expandHeld(b blockstore.Block) error {
+func (f *Fetch) expandHeld(b blockstore.Block, base cid.Cid) error {
 	links, err := dag.Links(b)
 	if err != nil {
 		return fmt.Errorf("%s is not part of a site: %w", b.CID(), err)
@@ -163,7 +168,7 @@ func (f *Fetch) expandHeld(b blockstore.Block) error {
 	defer f.mu.Unlock()
 	f.countBlock(b, links)
 	if len(links) > 0 {
-		n := node{cid: b.CID(), links: links}
+		n := node{cid: b.CID(), base: base, links: links}
 		if f.waiting > maxBacklog {
 			n.links = nil
 		}

@@ -20,6 +20,7 @@ import (
 
 	"pollux/blockstore"
 	"pollux/dag"
+	"pollux/transport/delta"
 )
 
 // maxActive is how many providers a Fetch uses at a time.
@@ -44,6 +45,10 @@ type Request struct {
 	// Store is fetched into. Required.
 	Store Store
 	Root  cid.Cid
+	// Bases are roots of DAGs that are held whole and may be earlier versions of Root, at
+	// most maxBases. What one of them has at the same path, peers may send as a change
+	// of that.
+	Bases []cid.Cid
 	// Size is what the DAG below Root takes according to its link, 0 if unknown.
 	Size uint64
 	// Single asks for the block Root alone, without what it links to.
@@ -90,7 +95,7 @@ func (e *UnreachableError) Error() string {
 // arrival is a DATA frame on its way from a session to a worker.
 type arrival struct {
 	session *session
-	wants   []*want
+	wants   []debt
 	data    data
 }
 
@@ -294,7 +299,7 @@ func (f *Fetch) endGame(now time.Time) {
 	for s := range f.sessions {
 		for _, w := range s.owed {
 			if now.Sub(w.asked) > max(stallAfter, 4*s.rtt)<<(len(w.owers)-1) {
-				f.put(w)
+				f.put(w.want)
 			}
 		}
 	}
@@ -352,13 +357,25 @@ func (f *Fetch) work() error {
 // take verifies and stores the blocks of a DATA frame. An error is the store's or
 // the DAG's; a peer's ends its session only.
 func (f *Fetch) take(w *blockstore.Writer, a arrival) error {
-	datas, err := a.data.blocks(f.client.decoder)
+	pieces, err := a.data.pieces(f.client.decoder)
 	if err != nil {
 		f.blame(a.session, a.wants, err)
 		return nil
 	}
 	for i, want := range a.wants {
-		b, err := blockstore.NewBlock(want.cid, datas[i])
+		data := pieces[i].bytes
+		if pieces[i].delta {
+			base, err := f.base(want)
+			if err != nil {
+				f.withoutBase(want.want)
+				continue
+			}
+			if data, err = delta.Apply(nil, data, base, blockstore.MaxBlockSize); err != nil {
+				f.blame(a.session, a.wants[i:], err)
+				return nil
+			}
+		}
+		b, err := blockstore.NewBlock(want.cid, data)
 		if err != nil {
 			f.blame(a.session, a.wants[i:], err)
 			return nil
@@ -372,34 +389,51 @@ func (f *Fetch) take(w *blockstore.Writer, a arrival) error {
 				return fmt.Errorf("%s is not part of a site: %w", want.cid, err)
 			}
 		}
-		n := node{cid: want.cid, links: links}
+		n := node{cid: want.cid, base: want.base, links: links}
 		if len(links) > 0 && f.crammed() {
 			n.links = nil
 			if err := w.Flush(); err != nil {
 				return err
 			}
 		}
-		f.deliver(a.session, want, b, links, n)
+		f.deliver(a.session, want.want, b, links, n)
 	}
 	return nil
 }
 
+// base returns the bytes of the base that d was asked for with; none has no bytes.
+func (f *Fetch) base(d debt) ([]byte, error) {
+	if !d.base.Defined() {
+		return nil, nil
+	}
+	b, err := f.request.Store.Get(context.Background(), d.base)
+	return b.Data(), err
+}
+
+// withoutBase asks again for a block the base of which is not held any more.
+func (f *Fetch) withoutBase(w *want) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w.base = cid.Undef
+	f.put(w)
+}
+
 // blame ends the session of a peer that sent something wrong, keeps the peer away
 // for a while, and lets others provide wants.
-func (f *Fetch) blame(s *session, wants []*want, err error) {
+func (f *Fetch) blame(s *session, wants []debt, err error) {
 	f.client.bans.add(s.peer)
 	f.client.log.Warn("peer sent a bad block", "peer", s.peer, "err", err)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.put(wants...)
+	for _, d := range wants {
+		f.pool.put(d.want)
+	}
 	s.end(err)
 }
 
-// put offers wants to the sessions. The caller holds mu.
-func (f *Fetch) put(wants ...*want) {
-	for _, w := range wants {
-		f.pool.put(w)
-	}
+// put offers a want to the sessions. The caller holds mu.
+func (f *Fetch) put(w *want) {
+	f.pool.put(w)
 	f.changed.Broadcast()
 }
 

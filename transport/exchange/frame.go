@@ -22,10 +22,12 @@ const (
 	// HELLO opens each direction of a stream. Its body is empty in this
 	// version; receivers ignore up to maxHello bytes of it.
 	frameHello frameType = 1
-	// WANT: uvarint count, then count times a uvarint length and a CID.
+	// WANT: uvarint count, then count times a uvarint length and a CID, and a uvarint
+	// length and the CID of a base, or the length 0.
 	frameWant frameType = 2
-	// DATA: uvarint count, encoding byte, count uvarint block lengths, payload.
-	// It answers the next count CIDs.
+	// DATA: uvarint count, encoding byte, count uvarints, payload. It answers the next
+	// count CIDs. A uvarint is twice the length of a block, or of a delta, and one more
+	// for a delta.
 	frameData frameType = 3
 	// MISS: uvarint count. The sender does not hold the next count CIDs.
 	frameMiss frameType = 4
@@ -35,12 +37,16 @@ const (
 	maxWants   = 1024      // CIDs in a WANT
 	maxCID     = 256       // bytes of a CID
 	maxHello   = 1 << 10   // bytes of a HELLO
-	batchBytes = 256 << 10 // of blocks in a DATA frame, unless one block is larger
+	batchBytes = 256 << 10 // of a DATA frame's payload before compression, unless one block is larger
 
-	// A DATA frame holds at most one largest block, or a batch of at most
-	// maxWants smaller ones, and a few bytes for each.
+	// A DATA frame stands for at most one largest block, or a batch of at most
+	// maxWants smaller ones, and takes a few bytes more for each.
 	maxDataBytes = blockstore.MaxBlockSize
 	maxFrame     = maxDataBytes + 16<<10
+
+	// maxBatchStands is for how many bytes of blocks the deltas of a DATA frame stand at
+	// most, unless one block is larger: the fetcher works on a frame as a whole.
+	maxBatchStands = 4 << 20
 
 	encodingPlain = 0
 	encodingZstd  = 1
@@ -119,41 +125,64 @@ func (f *fields) bytes(n int) ([]byte, error) {
 	return b, nil
 }
 
-func appendWant(dst []byte, cids []cid.Cid) []byte {
-	body := binary.AppendUvarint(nil, uint64(len(cids)))
-	for _, c := range cids {
-		body = binary.AppendUvarint(body, uint64(c.ByteLen()))
-		body = append(body, c.Bytes()...)
+// ask is one entry of a WANT.
+type ask struct {
+	cid  cid.Cid
+	base cid.Cid // a block that the answer may be a delta against; undefined for none
+}
+
+func appendWant(dst []byte, asks []ask) []byte {
+	body := binary.AppendUvarint(nil, uint64(len(asks)))
+	for _, a := range asks {
+		for _, c := range []cid.Cid{a.cid, a.base} {
+			body = binary.AppendUvarint(body, uint64(c.ByteLen()))
+			body = append(body, c.Bytes()...)
+		}
 	}
 	return appendFrame(dst, frameWant, body)
 }
 
-func parseWant(body []byte) ([]cid.Cid, error) {
+func parseWant(body []byte) ([]ask, error) {
 	f := fields{body}
 	count, err := f.uvarint(maxWants)
 	if err != nil {
 		return nil, err
 	}
-	cids := make([]cid.Cid, 0, min(count, len(body)))
+	asks := make([]ask, 0, min(count, len(body)))
 	for range count {
-		n, err := f.uvarint(maxCID)
-		if err != nil {
+		var a ask
+		if a.cid, err = f.cid(); err != nil {
 			return nil, err
 		}
-		b, err := f.bytes(n)
-		if err != nil {
+		if a.base, err = f.cid(); err != nil {
 			return nil, err
 		}
-		c, err := cid.Cast(b)
-		if err != nil {
-			return nil, violation("bad CID: %v", err)
+		if !a.cid.Defined() {
+			return nil, violation("no CID")
 		}
-		cids = append(cids, c)
+		asks = append(asks, a)
 	}
 	if len(f.b) > 0 {
 		return nil, violation("%d bytes too many in WANT", len(f.b))
 	}
-	return cids, nil
+	return asks, nil
+}
+
+// cid reads a length and a CID, which is undefined if the length is 0.
+func (f *fields) cid() (cid.Cid, error) {
+	n, err := f.uvarint(maxCID)
+	if err != nil || n == 0 {
+		return cid.Undef, err
+	}
+	b, err := f.bytes(n)
+	if err != nil {
+		return cid.Undef, err
+	}
+	c, err := cid.Cast(b)
+	if err != nil {
+		return cid.Undef, violation("bad CID: %v", err)
+	}
+	return c, nil
 }
 
 func appendMiss(dst []byte, count int) []byte {
@@ -171,33 +200,44 @@ func parseMiss(body []byte) (count int, err error) {
 	return count, nil
 }
 
-// appendData appends a DATA frame with blocks, which are together at most
+// piece is what a DATA frame says of one block.
+type piece struct {
+	bytes []byte // of the block, or a delta
+	delta bool
+}
+
+// appendData appends a DATA frame with pieces, which are together at most
 // maxDataBytes, compressed into one zstd frame where that saves a tenth.
-func appendData(dst []byte, enc *zstd.Encoder, blocks []blockstore.Block) []byte {
+func appendData(dst []byte, enc *zstd.Encoder, pieces []piece) []byte {
 	total := 0
 	var lengths []byte
-	for _, b := range blocks {
-		lengths = binary.AppendUvarint(lengths, uint64(len(b.Data())))
-		total += len(b.Data())
+	for _, p := range pieces {
+		n := uint64(len(p.bytes)) << 1
+		if p.delta {
+			n |= 1
+		}
+		lengths = binary.AppendUvarint(lengths, n)
+		total += len(p.bytes)
 	}
 	payload := make([]byte, 0, total)
-	for _, b := range blocks {
-		payload = append(payload, b.Data()...)
+	for _, p := range pieces {
+		payload = append(payload, p.bytes...)
 	}
 	encoding := byte(encodingPlain)
 	if packed := enc.EncodeAll(payload, make([]byte, 0, total)); len(packed) <= total-total/10 {
 		encoding = encodingZstd
 		payload = packed
 	}
-	count := binary.AppendUvarint(nil, uint64(len(blocks)))
+	count := binary.AppendUvarint(nil, uint64(len(pieces)))
 	return appendFrame(dst, frameData, count, []byte{encoding}, lengths, payload)
 }
 
 // data is a parsed DATA frame: the head is checked, the payload not decoded.
 type data struct {
 	encoding byte
-	lengths  []int // of each block
-	total    int   // their sum
+	lengths  []int  // of each piece
+	deltas   []bool // which of them are deltas
+	total    int    // sum of the lengths
 	payload  []byte
 }
 
@@ -211,17 +251,19 @@ func parseData(body []byte) (data, error) {
 	if err != nil {
 		return data{}, err
 	}
-	d := data{encoding: encoding[0], lengths: make([]int, 0, min(count, len(f.b)))}
+	room := min(count, len(f.b))
+	d := data{encoding: encoding[0], lengths: make([]int, 0, room), deltas: make([]bool, 0, room)}
 	if count == 0 || d.encoding > encodingZstd {
 		return data{}, violation("bad DATA")
 	}
 	for range count {
-		n, err := f.uvarint(blockstore.MaxBlockSize)
+		n, err := f.uvarint(2*blockstore.MaxBlockSize + 1)
 		if err != nil {
 			return data{}, err
 		}
-		d.lengths = append(d.lengths, n)
-		if d.total += n; d.total > maxDataBytes {
+		d.lengths = append(d.lengths, n>>1)
+		d.deltas = append(d.deltas, n&1 == 1)
+		if d.total += n >> 1; d.total > maxDataBytes {
 			return data{}, violation("DATA of over %d bytes", maxDataBytes)
 		}
 	}
@@ -232,8 +274,8 @@ func parseData(body []byte) (data, error) {
 	return d, nil
 }
 
-// blocks decodes the payload into the bytes of each block.
-func (d data) blocks(dec *zstd.Decoder) ([][]byte, error) {
+// pieces decodes the payload.
+func (d data) pieces(dec *zstd.Decoder) ([]piece, error) {
 	raw := d.payload
 	if d.encoding == encodingZstd {
 		var err error
@@ -245,11 +287,11 @@ func (d data) blocks(dec *zstd.Decoder) ([][]byte, error) {
 			return nil, violation("DATA holds %d bytes, %d announced", len(raw), d.total)
 		}
 	}
-	blocks := make([][]byte, len(d.lengths))
+	pieces := make([]piece, len(d.lengths))
 	for i, n := range d.lengths {
-		blocks[i], raw = raw[:n:n], raw[n:]
+		pieces[i], raw = piece{raw[:n:n], d.deltas[i]}, raw[n:]
 	}
-	return blocks, nil
+	return pieces, nil
 }
 
 func newEncoder() (*zstd.Encoder, error) {

@@ -21,10 +21,11 @@ func seeds() [][]byte {
 	b := blockstore.Sum(cid.DagProtobuf, []byte{})
 	return [][]byte{
 		appendWant(nil, nil),
-		appendWant(nil, []cid.Cid{a.CID(), b.CID()}),
+		appendWant(nil, []ask{{cid: a.CID()}, {b.CID(), a.CID()}}),
 		appendMiss(nil, 7),
-		appendData(nil, enc, []blockstore.Block{a, b}),
-		appendData(nil, enc, []blockstore.Block{b}),
+		appendData(nil, enc, []piece{{bytes: a.Data()}, {bytes: b.Data()}}),
+		appendData(nil, enc, []piece{{bytes: b.Data()}}),
+		appendData(nil, enc, []piece{{bytes: []byte("a delta"), delta: true}, {bytes: a.Data()}}),
 		appendFrame(nil, frameHello),
 		{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
 	}
@@ -46,10 +47,10 @@ func FuzzFrame(f *testing.F) {
 		}
 		switch typ {
 		case frameWant:
-			if cids, err := parseWant(body); err == nil {
-				again, err := parseWant(appendWantBody(cids))
-				if err != nil || !slices.Equal(cids, again) {
-					t.Fatalf("%v became %v, %v", cids, again, err)
+			if asks, err := parseWant(body); err == nil {
+				again, err := parseWant(appendWantBody(asks))
+				if err != nil || !slices.Equal(asks, again) {
+					t.Fatalf("%v became %v, %v", asks, again, err)
 				}
 			}
 		case frameMiss:
@@ -61,23 +62,23 @@ func FuzzFrame(f *testing.F) {
 			if err != nil {
 				return
 			}
-			blocks, err := d.blocks(dec)
+			pieces, err := d.pieces(dec)
 			if err != nil {
 				return
 			}
 			total := 0
-			for _, b := range blocks {
-				total += len(b)
+			for _, p := range pieces {
+				total += len(p.bytes)
 			}
-			if total > maxDataBytes || len(blocks) > maxWants {
-				t.Fatalf("%d blocks of %d bytes", len(blocks), total)
+			if total > maxDataBytes || len(pieces) > maxWants {
+				t.Fatalf("%d pieces of %d bytes", len(pieces), total)
 			}
 		}
 	})
 }
 
-func appendWantBody(cids []cid.Cid) []byte {
-	_, body, err := readFrame(bufio.NewReader(bytes.NewReader(appendWant(nil, cids))), 1<<20)
+func appendWantBody(asks []ask) []byte {
+	_, body, err := readFrame(bufio.NewReader(bytes.NewReader(appendWant(nil, asks))), 1<<20)
 	if err != nil {
 		panic(err)
 	}

@@ -15,7 +15,8 @@ import (
 // want is one block that a Fetch still needs.
 type want struct {
 	cid    cid.Cid
-	size   int // expected, for the window; never trusted for memory
+	base   cid.Cid // a block that is held and may be much like it; undefined for none
+	size   int     // expected, for the window; never trusted for memory
 	done   bool
 	queued bool                 // waits in the pool
 	owers  []*session           // that were asked for it and have not answered
@@ -34,12 +35,12 @@ type pool struct {
 // size of everything below it.
 const nodeSize = 4 << 10
 
-func newWant(l dag.Link) *want {
+func newWant(l dag.Link, base cid.Cid) *want {
 	limit := uint64(blockstore.MaxBlockSize)
 	if l.CID.Prefix().Codec != cid.Raw {
 		limit = nodeSize
 	}
-	return &want{cid: l.CID, size: int(max(min(l.Size, limit), 1))}
+	return &want{cid: l.CID, base: base, size: int(max(min(l.Size, limit), 1))}
 }
 
 func (p *pool) put(w *want) {
@@ -92,7 +93,7 @@ func takeFrom(q []*want, s *session, batch *[]*want, bytes *int) []*want {
 		}
 		w.queued = false
 		*batch = append(*batch, w)
-		*bytes -= w.size
+		*bytes -= s.cost(w)
 	}
 	// What was passed over goes back to the front, in place: there is room,
 	// since at least as many were read.

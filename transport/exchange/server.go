@@ -18,11 +18,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"pollux/blockstore"
+	"pollux/transport/delta"
 )
 
 // Protocol is the libp2p protocol ID. Its last part is the version: nodes that
 // do not share one do not talk.
-const Protocol protocol.ID = "/pollux/sync/1"
+const Protocol protocol.ID = "/pollux/sync/2"
 
 // Service is the name under which the resource manager limits the protocol.
 const Service = "pollux.sync"
@@ -51,6 +52,7 @@ type Server struct {
 	store   Getter
 	log     *slog.Logger
 	encoder *zstd.Encoder
+	deltas  sync.Pool // of *delta.Encoder
 
 	mu      sync.Mutex // guards the fields below
 	serving map[peer.ID]int
@@ -63,7 +65,9 @@ func NewServer(store Getter, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{store: store, log: log, encoder: enc, serving: make(map[peer.ID]int)}, nil
+	s := &Server{store: store, log: log, encoder: enc, serving: make(map[peer.ID]int)}
+	s.deltas.New = func() any { return new(delta.Encoder) }
+	return s, nil
 }
 
 // Register makes h serve the protocol.
@@ -130,7 +134,7 @@ type memory interface {
 
 func (s *Server) serve(st deadliner, mem memory) error {
 	r := bufio.NewReaderSize(st, 16<<10)
-	const maxWantFrame = maxWants*(maxCID+2) + 16
+	const maxWantFrame = maxWants*2*(maxCID+2) + 16
 	if err := s.send(st, appendFrame(nil, frameHello)); err != nil {
 		return err
 	}
@@ -149,22 +153,22 @@ func (s *Server) serve(st deadliner, mem memory) error {
 		case first || t != frameWant:
 			return violation("unexpected frame of type %d", t)
 		}
-		cids, err := parseWant(body)
+		asks, err := parseWant(body)
 		if err != nil {
 			return err
 		}
-		if err := s.answer(st, mem, cids); err != nil {
+		if err := s.answer(st, mem, asks); err != nil {
 			return err
 		}
 	}
 }
 
-// answer sends the frames that cover cids. A block that cannot be read, for
+// answer sends the frames that cover asks. A block that cannot be read, for
 // whatever reason, is a MISS: the peer will find it elsewhere. Nothing is logged of
 // it, since a peer could fill the log; the store reports damage itself.
-func (s *Server) answer(st deadliner, mem memory, cids []cid.Cid) error {
-	var batch []blockstore.Block
-	bytes, missing := 0, 0
+func (s *Server) answer(st deadliner, mem memory, asks []ask) error {
+	var batch []piece
+	packed, stands, missing := 0, 0, 0 // bytes of the batch and of its blocks, and blocks
 	flush := func() error {
 		var frame []byte
 		switch {
@@ -176,34 +180,63 @@ func (s *Server) answer(st deadliner, mem memory, cids []cid.Cid) error {
 			return nil
 		}
 		clear(batch)
-		batch, bytes, missing = batch[:0], 0, 0
+		batch, packed, stands, missing = batch[:0], 0, 0, 0
 		return s.send(st, frame)
 	}
 	booked := 0
 	defer func() { mem.ReleaseMemory(booked) }()
-	for _, c := range cids {
-		b, err := s.store.Get(context.Background(), c)
-		found := err == nil
-		if found == (missing > 0) || len(batch) > 0 && bytes+len(b.Data()) > batchBytes {
+	for _, a := range asks {
+		b, err := s.store.Get(context.Background(), a.cid)
+		if err != nil {
+			if len(batch) > 0 {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			missing++
+			continue
+		}
+		p := s.piece(b, a.base)
+		full := len(batch) > 0 && (packed+len(p.bytes) > batchBytes || stands+len(b.Data()) > maxBatchStands)
+		if missing > 0 || full {
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		if found {
-			batch = append(batch, b)
-			bytes += len(b.Data())
-			if need := 3 * bytes; need > booked { // the blocks, and the frame plain and packed
-				if err := mem.ReserveMemory(need-booked, network.ReservationPriorityMedium); err != nil {
-					return err
-				}
-				booked = need
+		batch = append(batch, p)
+		packed += len(p.bytes)
+		stands += len(b.Data())
+		// The pieces, the frame plain and packed, and a block and its base.
+		if need := 3*packed + 2*len(b.Data()); need > booked {
+			if err := mem.ReserveMemory(need-booked, network.ReservationPriorityMedium); err != nil {
+				return err
 			}
-		} else {
-			missing++
+			booked = need
 		}
 	}
 	return flush()
 }
+
+// piece returns what to send for b: itself, or if base is held and it is worth it a delta.
+func (s *Server) piece(b blockstore.Block, base cid.Cid) piece {
+	if !base.Defined() {
+		return piece{bytes: b.Data()}
+	}
+	from, err := s.store.Get(context.Background(), base)
+	if err != nil {
+		return piece{bytes: b.Data()}
+	}
+	d := s.deltas.Get().(*delta.Encoder)
+	defer s.deltas.Put(d)
+	ops := d.Append(nil, from.Data(), b.Data())
+	if len(ops) > len(b.Data())/minDelta {
+		return piece{bytes: b.Data()} // which compresses better together with its like
+	}
+	return piece{ops, true}
+}
+
+// minDelta is how many times shorter than its block a delta is to be.
+const minDelta = 2
 
 func (s *Server) send(st deadliner, frame []byte) error {
 	if err := st.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {

@@ -28,6 +28,12 @@ const (
 	stallAfter = time.Second
 	dropAfter  = 15 * time.Second
 	minBytes   = 8 << 10
+
+	// minCost is the least that the answer to a want counts for: a CID that is asked
+	// for and a few bytes of delta. firstRatio is what a session assumes before it has
+	// seen answers: pages shrink to less, pictures and archives do not.
+	minCost    = 64
+	firstRatio = 0.3
 )
 
 var (
@@ -44,8 +50,9 @@ type session struct {
 	// The fields below are guarded by fetch.mu.
 
 	rtt      time.Duration // 0 until HELLO came
-	owed     []*want       // asked for, in the order in which answers come
-	owedSize int
+	owed     []debt        // asked for, in the order in which answers come
+	owedSize int           // sum of their costs
+	ratio    [2]float64    // of answers to the blocks that they stand for; see kindOf
 	window   int
 	waiting  bool // in changed.Wait: it would act at once
 	missed   bool // answered MISS at least once
@@ -56,7 +63,7 @@ type session struct {
 	askedLast time.Time
 	asked     int // wants that were asked for
 	answered  int // of them
-	delivered int // bytes of blocks that came
+	delivered int // bytes of answers that came, compressed
 	marks     []mark
 
 	handing   bool         // the workers keep it from reading
@@ -66,6 +73,14 @@ type session struct {
 	dropStart time.Time    // of the time in which minBytes are due
 	dropSeen  int64        // bytes read at dropStart
 	swapSeen  int64        // bytes read when the slowest session was last looked for
+}
+
+// debt is a want that was asked for, and how many bytes the answer was expected to
+// take.
+type debt struct {
+	*want
+	base cid.Cid // that the answer may be a delta against
+	cost int
 }
 
 // mark is taken when wants are asked for, and tells the rate when they are answered.
@@ -90,7 +105,12 @@ func (s *session) end(err error) {
 }
 
 // release offers what the session owes to the others. It may still arrive.
-func (s *session) release() { s.fetch.put(s.owed...) }
+func (s *session) release() {
+	for _, d := range s.owed {
+		s.fetch.pool.put(d.want)
+	}
+	s.fetch.changed.Broadcast()
+}
 
 // run asks and reads until the fetch has ended or the session has. It returns
 // why: nil if there was nothing left to do.
@@ -131,13 +151,13 @@ func (s *session) ask() error {
 		if err != nil || batch == nil {
 			return err
 		}
-		cids := make([]cid.Cid, len(batch))
+		asks := make([]ask, len(batch))
 		for i, w := range batch {
-			cids[i] = w.cid
+			asks[i] = ask{w.cid, w.base} // that of the debt
 		}
 		// HELLO and the first WANT leave in one write, without waiting for
 		// the other side's HELLO.
-		frame = appendWant(frame, cids)
+		frame = appendWant(frame, asks)
 		if err := s.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
 			return err
 		}
@@ -150,7 +170,7 @@ func (s *session) ask() error {
 
 // next waits until the session may ask for more, and returns what. It returns
 // nil and no error when the fetch has ended.
-func (s *session) next() ([]*want, error) {
+func (s *session) next() ([]debt, error) {
 	f := s.fetch
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -172,12 +192,13 @@ func (s *session) next() ([]*want, error) {
 				for _, w := range batch {
 					w.owers = append(w.owers, s)
 					w.asked = now
-					s.owed = append(s.owed, w)
-					s.owedSize += w.size
+					d := debt{w, w.base, s.cost(w)}
+					s.owed = append(s.owed, d)
+					s.owedSize += d.cost
 				}
 				f.asked[s.peer] = struct{}{}
 				f.changed.Broadcast() // others may have waited for a nearer one to take its share
-				return batch, nil
+				return s.owed[len(s.owed)-len(batch):], nil
 			}
 			if s.missed && len(s.owed) == 0 {
 				return nil, errMiss
@@ -242,7 +263,7 @@ func (s *session) read(opened time.Time) error {
 			if err != nil {
 				return err
 			}
-			wants, err := s.arrived(len(d.lengths), d.total)
+			wants, err := s.arrived(d)
 			if err != nil {
 				return err
 			}
@@ -274,17 +295,27 @@ func (s *session) setHanding(on bool) {
 	s.handing = on
 }
 
-// arrived takes the oldest n wants, whose blocks are so many bytes together, off
-// what is owed, and adapts the window.
-func (s *session) arrived(n, bytes int) ([]*want, error) {
+// arrived takes the wants that d answers off what is owed, and adapts the window.
+func (s *session) arrived(d data) ([]debt, error) {
 	f := s.fetch
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wants, err := s.pop(n)
+	wants, err := s.pop(len(d.lengths))
 	if err != nil {
 		return nil, err
 	}
-	s.delivered += bytes
+	s.delivered += len(d.payload)
+	var sent, stood [2]float64 // bytes of answers, and of the blocks
+	for i, w := range wants {
+		k := kindOf(w.base)
+		sent[k] += float64(len(d.payload)) * float64(d.lengths[i]) / float64(max(d.total, 1))
+		stood[k] += float64(w.size)
+	}
+	for k := range stood {
+		if stood[k] > 0 {
+			s.ratio[k] = (s.ratio[k] + min(sent[k]/stood[k], 1)) / 2
+		}
+	}
 	for len(s.marks) > 0 && s.marks[0].asked <= s.answered {
 		m := s.marks[0]
 		s.marks = s.marks[1:]
@@ -312,29 +343,45 @@ func (s *session) miss(n int) error {
 		return err
 	}
 	s.missed = true
-	for _, w := range wants {
+	for _, d := range wants {
+		w := d.want
 		if w.lacks == nil {
 			w.lacks = make(map[peer.ID]struct{})
 		}
 		w.lacks[s.peer] = struct{}{}
+		f.pool.put(w)
 	}
-	f.put(wants...)
+	f.changed.Broadcast()
 	return nil
 }
 
-func (s *session) pop(n int) ([]*want, error) {
+// cost returns how many bytes the answer to w is expected to take.
+func (s *session) cost(w *want) int {
+	return max(int(float64(w.size)*s.ratio[kindOf(w.base)]), minCost)
+}
+
+// kindOf tells wants apart that take much of what blocks take, and those with a base,
+// which take little: 0 and 1.
+func kindOf(base cid.Cid) int {
+	if base.Defined() {
+		return 1
+	}
+	return 0
+}
+
+func (s *session) pop(n int) ([]debt, error) {
 	if n > len(s.owed) {
 		return nil, violation("%d blocks that nobody asked for", n-len(s.owed))
 	}
-	wants := s.owed[:n:n]
+	debts := s.owed[:n:n]
 	s.owed = s.owed[n:]
 	s.answered += n
-	for _, w := range wants {
-		s.owedSize -= w.size
-		w.owers = slices.DeleteFunc(w.owers, func(o *session) bool { return o == s })
+	for _, d := range debts {
+		s.owedSize -= d.cost
+		d.owers = slices.DeleteFunc(d.owers, func(o *session) bool { return o == s })
 	}
 	s.stalled = false
-	return wants, nil
+	return debts, nil
 }
 
 // check finds out whether the provider has gone quiet. The caller holds fetch.mu.
