@@ -26,17 +26,10 @@ const smallPack = 16
 var ErrCollecting = errors.New("a collection or repair is under way already")
 
 // Marks is the set of blocks that a collection leaves.
-type Marks struct{ keys map[key]struct{} }
+type Marks struct{ keys keySet }
 
 // Add adds a block and says whether it was not in the set.
-func (m *Marks) Add(c cid.Cid) bool {
-	k := keyOf(c.Hash())
-	if _, ok := m.keys[k]; ok {
-		return false
-	}
-	m.keys[k] = struct{}{}
-	return true
-}
+func (m *Marks) Add(c cid.Cid) bool { return m.keys.add(keyOf(c.Hash())) }
 
 // GCStats tells what a collection did.
 type GCStats struct {
@@ -65,7 +58,7 @@ func (s *Store) Collect(ctx context.Context, mark func(*Marks) error, progress f
 		return GCStats{}, err
 	}
 	before := s.Stats()
-	marks := &Marks{keys: make(map[key]struct{})}
+	marks := &Marks{}
 	if err := mark(marks); err != nil {
 		return GCStats{}, err
 	}
@@ -193,7 +186,7 @@ func (s *Store) marked(ctx context.Context, p *pack, marks *Marks) (stay []locat
 			return nil, 0, ErrClosed
 		}
 		for _, l := range some {
-			if _, marked := marks.keys[l.key]; !marked {
+			if !marks.keys.has(l.key) {
 				continue
 			}
 			// Elsewhere too, if a crash left it twice. One that could not be read may be
@@ -267,8 +260,11 @@ func (s *Store) absorbHolds(marks *Marks) []key {
 	absorb := func(h *Hold) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		fresh = append(fresh, h.keys[h.absorbed:]...)
-		h.absorbed = len(h.keys)
+		for ; h.absorbed < h.keys.len(); h.absorbed++ {
+			k := *h.keys.at(h.absorbed)
+			fresh = append(fresh, k)
+			marks.keys.add(k)
+		}
 	}
 	for h := range s.holds {
 		absorb(h)
@@ -277,9 +273,6 @@ func (s *Store) absorbHolds(marks *Marks) []key {
 		absorb(h)
 	}
 	s.released = nil
-	for _, k := range fresh {
-		marks.keys[k] = struct{}{}
-	}
 	return fresh
 }
 

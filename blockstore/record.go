@@ -50,7 +50,7 @@ var errBadRecord = errors.New("damaged record")
 type key [32]byte
 
 func keyOf(mh multihash.Multihash) key {
-	if len(mh) == 34 && mh[0] == multihash.SHA2_256 && mh[1] == 32 {
+	if isSHA256(mh) {
 		return key(mh[2:])
 	}
 	return sha512.Sum512_256(mh)

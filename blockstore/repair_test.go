@@ -301,7 +301,7 @@ func TestRepairBesides(t *testing.T) {
 		defer s.mu.RUnlock()
 		for _, p := range s.packs {
 			for k := range p.index.all() {
-				m.keys[k] = struct{}{}
+				m.keys.add(k)
 			}
 		}
 		return nil

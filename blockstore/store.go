@@ -154,7 +154,7 @@ func (s *Store) lookup(c cid.Cid, hold *Hold) (*pack, entry, bool, error) {
 	k := keyOf(c.Hash())
 	p, e, ok := s.find(k)
 	if ok {
-		hold.keep(k)
+		hold.keep(k, int(e.raw))
 	}
 	return p, e, ok, nil
 }

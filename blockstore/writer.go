@@ -36,7 +36,7 @@ func (w *Writer) Write(b Block) (added bool, err error) {
 	if ok, err := w.store.has(b.cid, w.hold); ok || err != nil {
 		return false, err
 	}
-	w.hold.keep(k)
+	w.hold.keep(k, len(b.data))
 	start := len(w.batch)
 	w.batch = w.store.appendRecord(w.batch, b)
 	w.keys = append(w.keys, k)
