@@ -47,6 +47,17 @@ func needStamps(t testing.TB) {
 	}
 }
 
+// encode returns what c writes.
+func encode(t testing.TB, c *FileCache) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	n, err := c.WriteTo(&out)
+	if err != nil || n != int64(out.Len()) || n != int64(c.Len()*CachedFileSize) {
+		t.Fatalf("wrote %d bytes of %d files, %v", n, c.Len(), err)
+	}
+	return out.Bytes()
+}
+
 func TestImportCached(t *testing.T) {
 	needStamps(t)
 	tr := siteTree()
@@ -64,7 +75,7 @@ func TestImportCached(t *testing.T) {
 	if second.Root != first.Root || second.Files != first.Files || second.Bytes != first.Bytes || second.Dirs != first.Dirs {
 		t.Errorf("got %+v, then %+v", first, second)
 	}
-	if !bytes.Equal(again.Encode(), cache.Encode()) {
+	if !bytes.Equal(encode(t, again), encode(t, cache)) {
 		t.Error("the cache changed")
 	}
 	if _, third := settled(t, m, top, nil); third.Cached != 0 || third.Root != first.Root {
@@ -219,40 +230,55 @@ func TestFileCacheFind(t *testing.T) {
 	base := stamp{1, 2, 3, 4, 5}
 	leaf := blockstore.Sum(cid.Raw, []byte("123"))
 	link := Link{CID: leaf.CID(), Size: 3}
-	b := newCacheBuilder(time.Now(), plain)
+	b := newCacheBuilder(time.Now(), plain, nil)
 	for i := range uint64(100) {
 		b.add(stamp{i, 0, 0, 0, 0}, link)
 	}
 	b.add(base, link)
 	b.add(base, link)
-	c, err := ParseFileCache(b.build().Encode())
+	data := encode(t, b.build())
+	c, err := ReadFileCache(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(c.Encode()) / CachedFileSize; n != 101 {
-		t.Errorf("%d files", n)
+	if n := c.Len(); n != 101 || len(data) != n*CachedFileSize {
+		t.Errorf("%d files in %d bytes", n, len(data))
 	}
-	if l, ok := c.find(base, plain); !ok || l != link {
+	if l, _, ok := c.find(base, plain); !ok || l != link {
 		t.Errorf("got %v, %v", l, ok)
 	}
 	for i, s := range []stamp{{2, 2, 3, 4, 5}, {1, 3, 3, 4, 5}, {1, 2, 4, 4, 5}, {1, 2, 3, 5, 5}, {1, 2, 3, 4, 6}, {1 << 63, 0, 0, 0, 0}} {
-		if l, ok := c.find(s, plain); ok {
+		if l, _, ok := c.find(s, plain); ok {
 			t.Errorf("%d: found %v", i, l)
 		}
 	}
 	for _, how := range []layout{0, 1, plain | 1<<31} {
-		if l, ok := c.find(base, how); ok {
+		if l, _, ok := c.find(base, how); ok {
 			t.Errorf("layout %x: found %v", how, l)
 		}
 	}
 	var none *FileCache
-	if _, ok := none.find(base, plain); ok {
+	if _, _, ok := none.find(base, plain); ok {
 		t.Error("found in nothing")
 	}
-	if _, err := ParseFileCache(make([]byte, CachedFileSize+1)); err == nil {
-		t.Error("odd length parsed")
+	for name, bad := range map[string][]byte{
+		"odd length": make([]byte, CachedFileSize+1),
+		"not sorted": append(bytes.Repeat([]byte{1}, CachedFileSize), make([]byte, CachedFileSize)...),
+	} {
+		if _, err := ReadFileCache(bytes.NewReader(bad), int64(len(bad))); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
-	if _, ok := (&FileCache{make([]byte, CachedFileSize)}).find(stamp{}, plain); ok {
+	if _, err := ReadFileCache(bytes.NewReader(data[1:]), int64(len(data))); err == nil {
+		t.Error("cut short: no error")
+	}
+	key := base.hash(plain)
+	data = append(key[:], make([]byte, CachedFileSize-stampSize)...)
+	c, err = ReadFileCache(bytes.NewReader(data), CachedFileSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := c.find(base, plain); ok {
 		t.Error("found a file without a codec")
 	}
 }
@@ -267,16 +293,16 @@ func TestFileCacheRacy(t *testing.T) {
 		mtime, changed int64
 		want           bool
 	}{{old, old, true}, {young, old, false}, {old, young, false}, {start.Add(time.Hour).UnixNano(), old, false}} {
-		b := newCacheBuilder(start, plain)
+		b := newCacheBuilder(start, plain, nil)
 		s := stamp{mtime: tt.mtime, changed: tt.changed}
 		b.add(s, link)
-		if _, ok := b.build().find(s, plain); ok != tt.want {
+		if _, _, ok := b.build().find(s, plain); ok != tt.want {
 			t.Errorf("%+v: remembered: %v", s, ok)
 		}
 	}
 	needStamps(t)
 	res, err := Import(t.Context(), newMemStore(), tree{"new": "1"}.write(t), ImportOptions{})
-	if err != nil || len(res.Cache.Encode()) > 0 {
+	if err != nil || res.Cache.Len() > 0 {
 		t.Errorf("a file just written was remembered: %v, %v", res.Cache, err)
 	}
 }
@@ -319,7 +345,7 @@ func TestImportCacheForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range []Link{chain, {CID: garbled.CID()}, {CID: blockstore.Sum(cid.Raw, []byte("absent")).CID()}} {
-		b := newCacheBuilder(later(), plain)
+		b := newCacheBuilder(later(), plain, nil)
 		b.add(s, l)
 		if _, res := settled(t, m, top, b.build()); res.Cached != 0 {
 			t.Errorf("%s was believed", l.CID)

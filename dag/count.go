@@ -2,51 +2,24 @@ package dag
 
 import "context"
 
-// count adds up the files in the tree called name in root, so that progress has a
-// total, and releases root. It reads directories and inodes only, a small part of
-// what the import does. It gives up silently: what stops it stops the import too,
-// which then says so.
-func (im *importer) count(ctx context.Context, root *sharedRoot, name string) {
+// count adds up the files below top, so that progress has a total. It reads directories
+// and inodes only, a small part of what the import does. It gives up silently: what stops
+// it stops the import too, which then says so.
+func (im *importer) count(ctx context.Context, top *importDir) {
 	var files, bytes int64
-	add := func(in *sharedRoot, name string) {
-		if info, err := in.Lstat(name); err == nil && info.Mode().IsRegular() {
+	err := im.walk(ctx, top, func(j job) error {
+		if j.slot < 0 {
+			return nil
+		}
+		if j.info.Mode().IsRegular() {
 			files++
-			bytes += info.Size()
+			bytes += j.info.Size()
 		}
+		j.dir.root.release()
+		return nil
+	})
+	if err == nil {
+		im.meter.totalFiles.Store(files)
+		im.meter.totalBytes.Store(bytes)
 	}
-	type dir struct {
-		parent   *sharedRoot
-		name     string
-		ignoring ignoring
-	}
-	var stack []dir
-	if info, err := root.Lstat(name); err == nil && info.IsDir() {
-		stack = append(stack, dir{root, name, ignoring{}})
-	} else {
-		add(root, name)
-		root.release()
-	}
-	for len(stack) > 0 {
-		d := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		here, err := openDir(d.parent, d.name)
-		if err != nil {
-			return
-		}
-		entries, rules, err := listDir(ctx, here.Root, im.hidden, d.ignoring)
-		if err != nil {
-			return
-		}
-		for _, e := range entries {
-			if e.IsDir() {
-				here.hold()
-				stack = append(stack, dir{here, e.Name(), rules.in(e.Name())})
-			} else {
-				add(here, e.Name())
-			}
-		}
-		here.release()
-	}
-	im.meter.totalFiles.Store(files)
-	im.meter.totalBytes.Store(bytes)
 }

@@ -158,17 +158,22 @@ func (s shard) misplaced(pos shardPos, slot shardSlot) bool {
 // distinct names, writes them with put, and returns a link to the topmost, which alone
 // has the metadata.
 func buildHAMT(entries []Link, meta metadata, put func(blockstore.Block) error) (Link, error) {
-	hashed := make([]hashedLink, len(entries))
-	for i, l := range entries {
-		hashed[i] = hashedLink{hashName(l.Name), l}
-	}
-	slices.SortFunc(hashed, func(a, b hashedLink) int { return cmp.Compare(a.hash, b.hash) })
-	return buildShard(hashed, 0, meta, put)
+	return buildShard(hashLinks(entries), 0, meta, put)
 }
 
 type hashedLink struct {
 	hash uint64
 	link Link
+}
+
+// hashLinks returns the entries sorted by the hash of their names.
+func hashLinks(entries []Link) []hashedLink {
+	hashed := make([]hashedLink, len(entries))
+	for i, l := range entries {
+		hashed[i] = hashedLink{hashName(l.Name), l}
+	}
+	slices.SortFunc(hashed, func(a, b hashedLink) int { return cmp.Compare(a.hash, b.hash) })
+	return hashed
 }
 
 // buildShard builds the shard for entries that are sorted by hash and agree in its
@@ -177,25 +182,47 @@ func buildShard(entries []hashedLink, level int, meta metadata, put func(blockst
 	if level*8 == hashBits {
 		return Link{}, errHAMTDepth
 	}
-	var bitmap [hamtFanout / 8]byte
-	var n Node
+	var slots [hamtFanout]Link
 	for len(entries) > 0 {
-		index := byte(entries[0].hash << (level * 8) >> (hashBits - 8))
+		index := entries[0].slot(level)
 		same := 1
-		for same < len(entries) && byte(entries[same].hash<<(level*8)>>(hashBits-8)) == index {
+		for same < len(entries) && entries[same].slot(level) == index {
 			same++
 		}
-		link := entries[0].link
-		if same > 1 {
-			var err error
-			if link, err = buildShard(entries[:same], level+1, metadata{}, put); err != nil {
-				return Link{}, err
-			}
+		var err error
+		if slots[index], err = buildSlot(entries[:same], level, put); err != nil {
+			return Link{}, err
 		}
-		link.Name = fmt.Sprintf("%02X%s", index, link.Name)
-		n.Links = append(n.Links, link)
-		bitmap[len(bitmap)-1-int(index/8)] |= 1 << (index % 8)
 		entries = entries[same:]
+	}
+	return putShard(&slots, meta, put)
+}
+
+// slot returns the slot for l in a shard at the given level.
+func (l hashedLink) slot(level int) byte { return byte(l.hash << (level * 8) >> (hashBits - 8)) }
+
+// buildSlot returns what is in a slot of a shard at the given level for the entries that
+// belong there, sorted by hash: the one entry, or an unnamed link to a shard with all.
+func buildSlot(entries []hashedLink, level int, put func(blockstore.Block) error) (Link, error) {
+	if len(entries) == 1 {
+		return entries[0].link, nil
+	}
+	return buildShard(entries, level+1, metadata{}, put)
+}
+
+// putShard writes the shard with the given slots, of which those without a CID are not
+// in use.
+func putShard(slots *[hamtFanout]Link, meta metadata, put func(blockstore.Block) error) (Link, error) {
+	const hex = "0123456789ABCDEF"
+	var bitmap [hamtFanout / 8]byte
+	var n Node
+	for i, l := range slots {
+		if !l.CID.Defined() {
+			continue
+		}
+		l.Name = string([]byte{hex[i>>4], hex[i&15]}) + l.Name
+		n.Links = append(n.Links, l)
+		bitmap[len(bitmap)-1-i/8] |= 1 << (i % 8)
 	}
 	u := unixfs{
 		Type: typeHAMTShard, Data: trimZeros(bitmap[:]), HashType: hamtHash, Fanout: hamtFanout,

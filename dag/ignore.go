@@ -2,10 +2,8 @@ package dag
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -69,32 +67,6 @@ func (ig ignoring) ignores(name string, isDir bool) bool {
 		}
 	}
 	return false
-}
-
-// listDir returns the entries of the directory r that are to be imported, sorted
-// bytewise by name, and the rules that hold in it. above are those that hold by files
-// in the directories above.
-func listDir(ctx context.Context, r *os.Root, hidden bool, above ignoring) ([]fs.DirEntry, ignoring, error) {
-	entries, err := readDir(ctx, r)
-	if err != nil {
-		return nil, ignoring{}, err
-	}
-	rules := above
-	for _, e := range entries {
-		if e.Name() != IgnoreFile {
-			continue
-		}
-		patterns, err := readIgnoreFile(r)
-		if err != nil {
-			return nil, ignoring{}, fmt.Errorf("%s: %w", IgnoreFile, err)
-		}
-		rules.rules = &ignoreRules{above.rules, len(above.path), patterns}
-	}
-	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
-		name := e.Name()
-		return name == IgnoreFile || !hidden && strings.HasPrefix(name, ".") || rules.ignores(name, e.IsDir())
-	})
-	return entries, rules, nil
 }
 
 // readIgnoreFile reads the ignore file in r. One that cannot be understood is an

@@ -140,14 +140,19 @@ func gitKeeps(t *testing.T, git, top string) []string {
 // Totals do not count what is left out.
 func TestCountIgnores(t *testing.T) {
 	top := tree{IgnoreFile: "x\n*.o", "x/a": "123", "b.o": "123", "c": "1", "s/.polluxignore": "!*.o", "s/d.o": "12"}.write(t)
-	im := &importer{}
-	d, err := im.openTop(top)
-	if err != nil {
-		t.Fatal(err)
-	}
-	im.count(t.Context(), d.root, d.entries[0].Name)
-	if p := im.meter.read(); p.TotalFiles != 2 || p.TotalBytes != 3 {
-		t.Errorf("counted %+v", p)
+	for _, p := range []profile{unixfsV1, {maxDirSize: 1}} { // directories whole and in parts
+		im := &importer{profile: p}
+		d, err := im.openTop(top)
+		if err != nil {
+			t.Fatal(err)
+		}
+		im.count(t.Context(), d)
+		if p := im.meter.read(); p.TotalFiles != 2 || p.TotalBytes != 3 {
+			t.Errorf("counted %+v", p)
+		}
+		if len(im.open.open) > 0 {
+			t.Errorf("%d directories are still open", len(im.open.open))
+		}
 	}
 }
 

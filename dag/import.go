@@ -93,9 +93,10 @@ type ImportResult struct {
 // ErrTooLarge. Errors name the path, quoted. Blocks that were written before an import
 // failed stay in the store, with no root above them.
 //
-// Memory is bounded by a chunk a worker (with FastCDC, 6 MiB), what writers buffer, some
-// 100 bytes for each entry of the directories that are not yet finished, and the two
-// caches.
+// Memory is bounded by a chunk a worker (with FastCDC, 6 MiB), what writers buffer, the
+// two caches, and what directories take on the way from the top to the one at hand: some
+// 120 bytes for each entry of one, but where it is to be sharded, only the name of each
+// entry that is not yet visited, and for one in 256 the 120 bytes.
 func Import[W BlockWriter](ctx context.Context, store ImportStore[W], path string, opts ImportOptions) (ImportResult, error) {
 	newWriter := func() BlockWriter { return store.NewWriter() }
 	res, err := runImport(ctx, unixfsV1, store, newWriter, path, opts)
@@ -117,7 +118,6 @@ type importer struct {
 	refuseSecrets bool
 	preserve      bool
 	store         heldBlocks
-	cache         *FileCache
 	seen          *cacheBuilder
 	open          openDirs
 	jobs          chan job
@@ -139,17 +139,25 @@ type heldBlocks interface {
 	Has(cid.Cid) (bool, error)
 }
 
-// importDir is a directory that is not yet a block.
+// importDir is a directory that is not yet a block, or a part of one; see listing.
 type importDir struct {
 	place
 	parent  *importDir // nil for the one that holds the path given to Import
 	slot    int        // its place in parent.entries
+	kind    dirKind
 	root    *sharedRoot
-	rules   ignoring     // those of its own ignore file only once it is open
 	meta    metadata     // once it is open
 	entries []Link       // sorted by name; without CID and Size until they are blocks
 	missing atomic.Int64 // how many are not
 }
+
+type dirKind int
+
+const (
+	wholeDir   dirKind = iota
+	shardedDir         // its entries are the slots of the top shard; there is nothing in some
+	shardOfDir         // its parent is a shardedDir
+)
 
 // job is an entry that is no directory, or, with slot -1, an empty directory.
 type job struct {
@@ -173,12 +181,11 @@ func runImport(ctx context.Context, p profile, store heldBlocks, newWriter func(
 		refuseSecrets: !opts.AllowSecrets,
 		preserve:      opts.Preserve,
 		store:         store,
-		cache:         opts.Cache,
 		jobs:          make(chan job, 64), // each may hold a directory open
 		chunks:        make(chan chunk, workers),
 		done:          make(chan struct{}),
 	}
-	im.seen = newCacheBuilder(start, im.layout())
+	im.seen = newCacheBuilder(start, im.layout(), opts.Cache)
 	defer im.open.closeAll()
 	top, err := im.openTop(path)
 	if err != nil {
@@ -190,11 +197,21 @@ func runImport(ctx context.Context, p profile, store heldBlocks, newWriter func(
 	countCtx, stopCount := context.WithCancel(ctx)
 	if opts.Progress != nil {
 		top.root.hold()
-		counting.Go(func() { im.count(countCtx, top.root, top.entries[0].Name) })
+		counted := &importDir{place: top.place, root: top.root, entries: slices.Clone(top.entries)}
+		counting.Go(func() { im.count(countCtx, counted) })
 	}
 
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return im.walk(gctx, top) })
+	g.Go(func() error {
+		return im.walk(gctx, top, func(j job) error {
+			select {
+			case im.jobs <- j:
+				return nil
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		})
+	})
 	for range workers {
 		w := &importWorker{importer: im, ctx: gctx, out: newWriter()}
 		g.Go(w.run)
@@ -253,109 +270,6 @@ func resolvePath(path string) (string, error) {
 		return "", at.pathError("", err)
 	}
 	return abs, nil
-}
-
-// walk hands out the entries below top.
-func (im *importer) walk(ctx context.Context, top *importDir) error {
-	info, err := top.root.Lstat(top.entries[0].Name)
-	if err != nil {
-		return top.pathError(top.entries[0].Name, err)
-	}
-	var secrets secretList
-	if im.refuseSecrets {
-		secrets.check(top, top.entries[0].Name, info.Mode())
-	}
-	if secrets.found() {
-		return secrets.err()
-	}
-	if !info.IsDir() {
-		return im.send(ctx, job{top, 0, info})
-	}
-	stack := []*importDir{top.child(0)}
-	for len(stack) > 0 {
-		d := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if d.depth > MaxTreeDepth {
-			return d.pathError("", ErrTooLarge)
-		}
-		if d.root, err = openDir(d.parent.root, d.name); err != nil {
-			return d.pathError("", err)
-		}
-		if im.preserve {
-			info, err := d.root.Stat(".")
-			if err != nil {
-				return d.pathError("", err)
-			}
-			d.meta = metadataOf(info)
-		}
-		found, rules, err := listDir(ctx, d.root.Root, im.hidden, d.rules)
-		if err != nil {
-			return d.pathError("", err)
-		}
-		im.dirs.Add(1)
-		d.rules = rules
-		if im.refuseSecrets {
-			for _, e := range found {
-				secrets.check(d, e.Name(), e.Type())
-			}
-		}
-		d.entries = make([]Link, len(found))
-		d.missing.Store(int64(len(found)))
-		for i, e := range found {
-			d.entries[i].Name = e.Name()
-		}
-		if len(found) == 0 && !secrets.found() {
-			if err := im.send(ctx, job{d, -1, nil}); err != nil {
-				return err
-			}
-		}
-		// Directories last, so that a chain of them need not be held open.
-		for i, e := range found {
-			if e.IsDir() || secrets.found() {
-				continue // from the first secret on, the walk only looks for others
-			}
-			info, err := e.Info() // costs nothing: of an os.Root, all are looked up on reading
-			if err != nil {
-				return d.pathError(e.Name(), err)
-			}
-			d.root.hold()
-			if err := im.send(ctx, job{d, i, info}); err != nil {
-				return err
-			}
-		}
-		for i, e := range slices.Backward(found) {
-			if e.IsDir() {
-				d.root.hold()
-				stack = append(stack, d.child(i))
-			}
-		}
-		d.root.release()
-		d.rules = ignoring{} // its path may be long, and d stays until all below it is stored
-	}
-	if secrets.found() {
-		return secrets.err()
-	}
-	return nil
-}
-
-// child returns the directory that is entry slot of d.
-func (d *importDir) child(slot int) *importDir {
-	name := d.entries[slot].Name
-	return &importDir{
-		place:  place{up: &d.place, name: name, depth: d.depth + 1},
-		parent: d,
-		slot:   slot,
-		rules:  d.rules.in(name),
-	}
-}
-
-func (im *importer) send(ctx context.Context, j job) error {
-	select {
-	case im.jobs <- j:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // importWorker turns entries into blocks.
@@ -461,13 +375,13 @@ func (w *importWorker) fill(d *importDir, slot int, l Link) error {
 // directories above that are complete with it.
 func (w *importWorker) finish(d *importDir) error {
 	for d.parent != nil {
-		l, err := w.putDirectory(d.entries, d.meta, w.put)
+		l, err := w.putDir(d)
 		if err != nil {
 			return fmt.Errorf("%q: %w", d.path(""), err)
 		}
 		d.entries = nil
 		up := d.parent
-		up.entries[d.slot].CID, up.entries[d.slot].Size = l.CID, l.Size
+		up.entries[d.slot] = l
 		if up.missing.Add(-1) > 0 {
 			return nil
 		}
@@ -476,4 +390,22 @@ func (w *importWorker) finish(d *importDir) error {
 	w.root = d.entries[0].CID
 	close(w.done)
 	return nil
+}
+
+// putDir writes the node of d, or the nodes of its part of a directory, and returns
+// the link to be entered in d.parent.
+func (w *importWorker) putDir(d *importDir) (l Link, err error) {
+	if d.kind != shardOfDir {
+		w.dirs.Add(1)
+	}
+	switch d.kind {
+	case shardedDir:
+		l, err = putShard((*[hamtFanout]Link)(d.entries), d.meta, w.put)
+	case shardOfDir:
+		return buildSlot(hashLinks(d.entries), 0, w.put)
+	default:
+		l, err = w.putDirectory(d.entries, d.meta, w.put)
+	}
+	l.Name = d.name
+	return l, err
 }

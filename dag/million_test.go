@@ -146,7 +146,7 @@ func TestMillionEntries(t *testing.T) {
 	err = Walk(t.Context(), p, root.CID, func(cid.Cid) error {
 		visited++
 		if visited == million+len(p.blocks) {
-			grown("Walk at its end", int64(visited)*150)
+			grown("Walk at its end", int64(visited)*50)
 		}
 		return nil
 	})

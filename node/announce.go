@@ -8,81 +8,117 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
+	"pollux/blockstore"
 	"pollux/dag"
+	"pollux/transport"
 )
 
-// measure walks a site that is held whole. It returns what to record of it, and
-// the keys to announce it by. See isMissing for the error if it is not whole.
-func (n *Node) measure(ctx context.Context, root cid.Cid) (site, []multihash.Multihash, error) {
+// provideBatch is how many keys are handed to the network at once: as many as it makes
+// durable with one sync.
+const provideBatch = 4096
+
+// measure walks a site that is held whole, and returns what to record of it. See
+// isMissing for the error if it is not whole.
+func (n *Node) measure(ctx context.Context, root cid.Cid) (site, error) {
 	s := site{Root: root, Whole: true}
-	keys := []multihash.Multihash{}
 	err := dag.Walk(ctx, n.store, root, func(c cid.Cid) error {
 		size, err := n.store.Size(c)
-		if err != nil {
-			return err
-		}
 		s.Blocks++
 		s.Bytes += int64(size)
-		if n.cfg.Announce == AnnounceAll {
-			keys = append(keys, c.Hash())
-		}
-		return nil
+		return err
 	})
 	if err != nil {
-		return site{}, nil, err
+		return site{}, err
 	}
-	switch n.cfg.Announce {
-	case AnnounceRoots:
-		keys = append(keys, root.Hash())
-	case AnnounceEntities:
-		keys, err = n.entities(ctx, root)
-	}
-	return s, keys, err
+	return s, nil
 }
 
-// entities returns the roots of all files, directories and symlinks below root:
-// all that a path can lead to.
-func (n *Node) entities(ctx context.Context, root cid.Cid) ([]multihash.Multihash, error) {
+// keys calls yield with the keys to announce a site by. For AnnounceAll it fails as
+// measure does if the site is not whole.
+func (n *Node) keys(ctx context.Context, root cid.Cid, yield func(multihash.Multihash) error) error {
+	switch n.cfg.Announce {
+	case AnnounceRoots:
+		return yield(root.Hash())
+	case AnnounceEntities:
+		return n.entities(ctx, root, yield)
+	}
+	return dag.Walk(ctx, n.store, root, func(c cid.Cid) error {
+		if _, err := n.store.Size(c); err != nil {
+			return err
+		}
+		return yield(c.Hash())
+	})
+}
+
+// entities calls yield with the roots of all files, directories and symlinks below
+// root: all that a path can lead to.
+func (n *Node) entities(ctx context.Context, root cid.Cid, yield func(multihash.Multihash) error) error {
 	top, err := dag.Stat(ctx, n.store, root)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var keys []multihash.Multihash
-	seen := make(map[cid.Cid]struct{})
-	for stack := []dag.Entry{top}; len(stack) > 0; {
-		e := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if _, ok := seen[e.CID]; ok {
-			continue
-		}
-		seen[e.CID] = struct{}{}
-		keys = append(keys, e.CID.Hash())
+	var seen blockstore.CIDSet
+	seen.Add(root)
+	if err := yield(root.Hash()); err != nil {
+		return err
+	}
+	for dirs := []dag.Entry{top}; len(dirs) > 0; {
+		e := dirs[len(dirs)-1]
+		dirs = dirs[:len(dirs)-1]
 		if e.Kind != dag.KindDirectory {
 			continue
 		}
 		for child, err := range dag.List(ctx, n.store, e.CID) {
-			if err != nil {
-				return nil, err
+			if err == nil && seen.Add(child.CID) {
+				err = yield(child.CID.Hash())
+				if child.Kind == dag.KindDirectory {
+					dirs = append(dirs, child)
+				}
 			}
-			stack = append(stack, child)
+			if err != nil {
+				return err
+			}
 		}
 	}
-	return keys, nil
+	return nil
 }
 
-// provide announces keys if the node is on the network. If not, the next start
-// does it.
-func (n *Node) provide(ctx context.Context, keys []multihash.Multihash) error {
+// announce announces sites if the node is on the network. If not, the next start does
+// it.
+func (n *Node) announce(ctx context.Context, roots ...cid.Cid) error {
 	net := n.online()
 	if net == nil {
 		return nil
 	}
 	n.announcing.Lock()
 	defer n.announcing.Unlock()
-	if err := net.Provide(ctx, keys...); err != nil {
-		return fmt.Errorf("announce: %w", err)
+	for _, root := range roots {
+		if err := n.provide(ctx, net, root, nil); err != nil {
+			return fmt.Errorf("announce: %w", err)
+		}
 	}
 	return nil
+}
+
+// provide announces a site, and adds its keys to the given set, if there is one, as
+// leaves. The caller holds announcing.
+func (n *Node) provide(ctx context.Context, net *transport.Network, root cid.Cid, into *blockstore.CIDSet) error {
+	var batch []multihash.Multihash
+	err := n.keys(ctx, root, func(k multihash.Multihash) error {
+		if into != nil && !into.Add(cid.NewCidV1(cid.Raw, k)) {
+			return nil // another site has it too
+		}
+		if batch = append(batch, k); len(batch) < provideBatch {
+			return nil
+		}
+		err := net.Provide(ctx, batch...)
+		batch = nil // whose keys may be waiting in a queue
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return net.Provide(ctx, batch...)
 }
 
 // reannounce makes what is announced the keys of all sites that are whole, and
@@ -96,33 +132,32 @@ func (n *Node) reannounce(ctx context.Context) error {
 	// A site that is put on the list meanwhile announces its keys after this.
 	n.announcing.Lock()
 	defer n.announcing.Unlock()
-	wanted := make(map[string]struct{})
+	var wanted blockstore.CIDSet
 	var errs []error
 	for _, s := range n.sites.all() {
 		if !s.Whole {
 			continue
 		}
-		_, keys, err := n.measure(ctx, s.Root)
-		switch {
-		case isMissing(err):
+		var err error
+		if n.cfg.Announce != AnnounceAll { // whose keys cannot be had otherwise
+			_, err = n.measure(ctx, s.Root)
+		}
+		if err == nil {
+			err = n.provide(ctx, net, s.Root, &wanted)
+		}
+		if isMissing(err) {
 			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
 			err = n.restore(s.Root)
-		case err == nil:
-			err = net.Provide(ctx, keys...)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Root, err))
-		}
-		for _, k := range keys {
-			wanted[string(k)] = struct{}{}
 		}
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...) // and nothing is taken back: the keys are not all known
 	}
 	return net.Retain(ctx, func(k multihash.Multihash) bool {
-		_, ok := wanted[string(k)]
-		return ok
+		return wanted.Has(cid.NewCidV1(cid.Raw, k))
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 
 	"pollux/blockstore"
 	"pollux/dag"
@@ -28,19 +27,18 @@ func (n *Node) Import(ctx context.Context, car io.Reader, progress func(api.Prog
 	}
 	// All roots are looked at before the first is kept.
 	var sites []site
-	var keys []multihash.Multihash
 	for _, root := range roots {
 		if err := checkWhole(ctx, hold, root); err != nil {
 			return api.ImportResult{}, err
 		}
-		s, k, err := n.measure(ctx, root)
+		s, err := n.measure(ctx, root)
 		if err != nil {
 			return api.ImportResult{}, err
 		}
 		if old, ok := n.sites.find(root); ok {
 			s.Path = old.Path
 		}
-		sites, keys = append(sites, s), append(keys, k...)
+		sites = append(sites, s)
 	}
 	// Only now: a CAR may leave out blocks that others have just written.
 	if err := hold.Sync(); err != nil {
@@ -52,7 +50,7 @@ func (n *Node) Import(ctx context.Context, car io.Reader, progress func(api.Prog
 		}
 		res.Roots = append(res.Roots, s.Root.String())
 	}
-	n.background("announce", roots[0], func(ctx context.Context) error { return n.provide(ctx, keys) })
+	n.background("announce", roots[0], func(ctx context.Context) error { return n.announce(ctx, roots...) })
 	res.TookMS = time.Since(start).Milliseconds()
 	return res, nil
 }

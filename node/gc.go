@@ -51,7 +51,7 @@ func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.
 	})
 	// Marks knows hashes only. A block may be in a site as a file too, under another
 	// CID of the same hash, and that must not hide what the node links to.
-	seen := make(map[cid.Cid]struct{})
+	var seen blockstore.CIDSet
 	p := api.Progress{Phase: "marking"}
 	shown := time.Now()
 	for _, s := range sites {
@@ -63,8 +63,7 @@ func (n *Node) mark(ctx context.Context, marks *blockstore.Marks, show func(api.
 			if c.Type() == cid.Raw {
 				return
 			}
-			if _, ok := seen[c]; !ok {
-				seen[c] = struct{}{}
+			if seen.Add(c) {
 				nodes = append(nodes, c)
 			}
 		}

@@ -1,11 +1,13 @@
 package node
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -18,7 +20,7 @@ import (
 
 const (
 	importCacheFile  = "import-cache"
-	importCacheMagic = "pollux import cache 2\n"
+	importCacheMagic = "pollux import cache 3\n"
 	// maxCachedTrees is how many trees the cache has files of; together they have
 	// dag.MaxCachedFiles at most. Those that changed longest ago go first.
 	maxCachedTrees = 1 << 10
@@ -32,7 +34,7 @@ const (
 // can forge it can make an add take a file for another that the store holds.
 //
 // The file is importCacheMagic; for each tree the length of its key, the key, the length
-// of what dag.FileCache.Encode gave, and that; and a CRC-32C of all before. Numbers are
+// of what dag.FileCache.WriteTo wrote, and that; and a CRC-32C of all before. Numbers are
 // big-endian, of 4 bytes. It is not synced: a file that a crash damaged does not have
 // the right sum.
 type importCache struct {
@@ -42,10 +44,10 @@ type importCache struct {
 	mu sync.Mutex // held while the file is read and replaced
 }
 
-// cachedTree is what is known of one tree.
+// cachedTree is what the file has of one tree.
 type cachedTree struct {
-	key   string
-	files []byte
+	key         string
+	off, length int64 // in the file, of what FileCache.WriteTo wrote
 }
 
 // cacheKey names the tree at path, added with opts: the path, and what decides how its
@@ -58,135 +60,206 @@ func cacheKey(path string, opts dag.ImportOptions) string {
 func (c *importCache) get(key string) *dag.FileCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.load() {
-		if t.key == key {
-			files, err := dag.ParseFileCache(t.files)
-			if err != nil {
-				c.log.Warn("import cache is damaged, files are read again", "err", err)
-			}
-			return files
-		}
+	f, trees := c.load()
+	if f == nil {
+		return nil
 	}
-	return nil
+	defer f.Close()
+	i := slices.IndexFunc(trees, func(t cachedTree) bool { return t.key == key })
+	if i < 0 {
+		return nil
+	}
+	files, err := dag.ReadFileCache(bufio.NewReaderSize(trees[i].in(f), 1<<16), trees[i].length)
+	if err != nil {
+		c.drop(err)
+	}
+	return files
 }
 
 // put remembers the files of a tree, in place of what was known of them.
 func (c *importCache) put(key string, files *dag.FileCache) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	trees := c.load()
+	f, trees := c.load()
 	if i := slices.IndexFunc(trees, func(t cachedTree) bool { return t.key == key }); i >= 0 {
-		if bytes.Equal(trees[i].files, files.Encode()) {
+		if trees[i].has(f, files) {
+			f.Close()
 			return
 		}
 		trees = slices.Delete(trees, i, i+1)
 	}
-	trees = append(trees, cachedTree{key, files.Encode()})
-	if err := c.save(trees); err != nil {
+	temp, err := c.write(f, trees, key, files)
+	f.Close() // nil or not; some systems replace no file that is open
+	if err == nil {
+		err = os.Rename(temp, c.path)
+	}
+	if err != nil {
+		os.Remove(temp)
 		c.log.Warn("cannot save the import cache, the next add reads all files", "err", err)
 	}
 }
 
-func (c *importCache) load() []cachedTree {
-	info, err := os.Stat(c.path)
+func (t cachedTree) in(f io.ReaderAt) io.Reader { return io.NewSectionReader(f, t.off, t.length) }
+
+// has says whether files is what f has of the tree.
+func (t cachedTree) has(f io.ReaderAt, files *dag.FileCache) bool {
+	if t.length != int64(files.Len())*dag.CachedFileSize {
+		return false
+	}
+	_, err := files.WriteTo(&comparer{r: bufio.NewReaderSize(t.in(f), 1<<16)})
+	return err == nil
+}
+
+// comparer takes what r has, and fails with the first byte that differs.
+type comparer struct {
+	r   io.Reader
+	buf []byte
+}
+
+func (c *comparer) Write(p []byte) (int, error) {
+	c.buf = append(c.buf[:0], p...)
+	if _, err := io.ReadFull(c.r, c.buf); err != nil {
+		return 0, err
+	}
+	if !bytes.Equal(c.buf, p) {
+		return 0, errors.New("not the same")
+	}
+	return len(p), nil
+}
+
+// load opens the file and returns what is in it. It returns nil if there is none that
+// can be used.
+func (c *importCache) load() (*os.File, []cachedTree) {
+	f, err := os.Open(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var data []byte
-	if err == nil && info.Size() > maxImportCache {
-		err = errors.New("too large")
-	}
-	if err == nil {
-		data, err = os.ReadFile(c.path)
+		return nil, nil
 	}
 	var trees []cachedTree
 	if err == nil {
-		trees, err = decodeImportCache(data)
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && info.Size() > maxImportCache {
+			err = errors.New("too large")
+		}
+		if err == nil {
+			trees, err = readImportCache(f, info.Size())
+		}
+		if err != nil {
+			f.Close()
+		}
 	}
 	if err != nil {
-		c.log.Warn("import cache is damaged, files are read again", "err", err)
-		os.Remove(c.path) // said once, not at each add
+		c.drop(err)
+		return nil, nil
 	}
-	return trees
+	return f, trees
 }
 
-// save writes the newest of the trees, as many as fit.
-func (c *importCache) save(trees []cachedTree) (err error) {
-	fit, files := 0, 0
+// drop removes the file, so that its damage is reported once and not at each add.
+func (c *importCache) drop(err error) {
+	c.log.Warn("import cache is damaged, files are read again", "err", err)
+	os.Remove(c.path)
+}
+
+// write makes a file of the newest of the trees, which old has, as many as fit, and of
+// files behind them. It returns the file's name.
+func (c *importCache) write(old io.ReaderAt, trees []cachedTree, key string, files *dag.FileCache) (string, error) {
+	fit, count := 0, files.Len()
 	for _, t := range slices.Backward(trees) {
-		if files += len(t.files) / dag.CachedFileSize; files > dag.MaxCachedFiles || fit == maxCachedTrees {
+		if count += int(t.length / dag.CachedFileSize); count > dag.MaxCachedFiles || fit == maxCachedTrees-1 {
 			break
 		}
 		fit++
 	}
-	data := encodeImportCache(trees[len(trees)-fit:])
 	f, err := os.CreateTemp(filepath.Dir(c.path), importCacheFile+".*")
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), c.path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return f.Name(), errors.Join(writeImportCache(f, old, trees[len(trees)-fit:], key, files), f.Close())
 }
 
 var crc32c = crc32.MakeTable(crc32.Castagnoli)
 
-func encodeImportCache(trees []cachedTree) []byte {
-	data := []byte(importCacheMagic)
+// writeImportCache writes what old has of trees, and files under key.
+func writeImportCache(f io.Writer, old io.ReaderAt, trees []cachedTree, key string, files *dag.FileCache) error {
+	buffered := bufio.NewWriterSize(f, 1<<16) // keeps the first error
+	sum := crc32.New(crc32c)
+	w := io.MultiWriter(buffered, sum)
+	number := func(n int) { w.Write(binary.BigEndian.AppendUint32(nil, uint32(n))) }
+	head := func(key string, length int) {
+		number(len(key))
+		io.WriteString(w, key)
+		number(length)
+	}
+	io.WriteString(w, importCacheMagic)
 	for _, t := range trees {
-		for _, field := range [][]byte{[]byte(t.key), t.files} {
-			data = binary.BigEndian.AppendUint32(data, uint32(len(field)))
-			data = append(data, field...)
+		head(t.key, int(t.length))
+		if _, err := io.Copy(w, t.in(old)); err != nil {
+			return err
 		}
 	}
-	return appendSum(data)
+	head(key, files.Len()*dag.CachedFileSize)
+	if _, err := files.WriteTo(w); err != nil {
+		return err
+	}
+	number(int(sum.Sum32()))
+	return buffered.Flush()
 }
 
-func appendSum(data []byte) []byte {
-	return binary.BigEndian.AppendUint32(data, crc32.Checksum(data, crc32c))
-}
-
-// decodeImportCache is the inverse of encodeImportCache. What it returns is part of
-// data.
-func decodeImportCache(data []byte) ([]cachedTree, error) {
-	rest, ok := bytes.CutPrefix(data, []byte(importCacheMagic))
-	if !ok || len(rest) < 4 {
+// readImportCache returns what is in a file of the given size, and checks its sum.
+func readImportCache(f io.ReaderAt, size int64) ([]cachedTree, error) {
+	end := size - 4 // where the sum is
+	if end < int64(len(importCacheMagic)) {
 		return nil, errors.New("not of this version")
 	}
-	body, sum := data[:len(data)-4], data[len(data)-4:]
-	if crc32.Checksum(body, crc32c) != binary.BigEndian.Uint32(sum) {
+	sum := crc32.New(crc32c)
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, end)); err != nil {
+		return nil, err
+	}
+	var number [4]byte
+	if _, err := f.ReadAt(number[:], end); err != nil {
+		return nil, err
+	}
+	magic := make([]byte, len(importCacheMagic))
+	if _, err := f.ReadAt(magic, 0); err != nil {
+		return nil, err
+	}
+	switch {
+	case string(magic) != importCacheMagic:
+		return nil, errors.New("not of this version")
+	case sum.Sum32() != binary.BigEndian.Uint32(number[:]):
 		return nil, errors.New("checksum mismatch")
 	}
-	rest = rest[:len(rest)-4]
-	next := func() ([]byte, error) {
-		if len(rest) < 4 {
-			return nil, errors.New("cut short")
+	off := int64(len(magic))
+	// next returns where the next field is, of its length.
+	next := func() (int64, int64, error) {
+		if end-off < 4 {
+			return 0, 0, errors.New("cut short")
 		}
-		n := binary.BigEndian.Uint32(rest)
-		if uint64(n) > uint64(len(rest)-4) {
-			return nil, fmt.Errorf("length %d beyond the end", n)
+		if _, err := f.ReadAt(number[:], off); err != nil {
+			return 0, 0, err
 		}
-		field := rest[4:][:n:n]
-		rest = rest[4+n:]
-		return field, nil
+		start, n := off+4, int64(binary.BigEndian.Uint32(number[:]))
+		if n > end-start {
+			return 0, 0, fmt.Errorf("length %d beyond the end", n)
+		}
+		off = start + n
+		return start, n, nil
 	}
 	var trees []cachedTree
-	for len(rest) > 0 {
-		key, err := next()
+	for off < end {
+		at, n, err := next()
 		if err != nil {
 			return nil, err
 		}
-		files, err := next()
-		if err != nil {
+		key := make([]byte, n)
+		if _, err := f.ReadAt(key, at); err != nil {
 			return nil, err
 		}
-		trees = append(trees, cachedTree{string(key), files})
+		t := cachedTree{key: string(key)}
+		if t.off, t.length, err = next(); err != nil {
+			return nil, err
+		}
+		trees = append(trees, t)
 	}
 	return trees, nil
 }

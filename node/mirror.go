@@ -96,7 +96,7 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	if err != nil {
 		return err
 	}
-	s, keys, err := n.measure(ctx, m.root)
+	s, err := n.measure(ctx, m.root)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	m.site = s
 	m.mu.Unlock()
 	n.log.Info("site is whole", "root", m.root, "blocks", s.Blocks, "bytes", s.Bytes)
-	n.background("announce", m.root, func(ctx context.Context) error { return n.provide(ctx, keys) })
+	n.background("announce", m.root, func(ctx context.Context) error { return n.announce(ctx, m.root) })
 	n.background("drop quarantine", m.root, n.dropQuarantine)
 	return nil
 }

@@ -78,14 +78,13 @@ func (n *Node) complete(ctx context.Context, root cid.Cid, timeout time.Duration
 // more below those.
 func (n *Node) missing(ctx context.Context, root cid.Cid) (int64, error) {
 	var missing int64
-	seen := make(map[cid.Cid]struct{})
+	var seen blockstore.CIDSet
 	for stack := []cid.Cid{root}; len(stack) > 0; {
 		c := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if _, ok := seen[c]; ok {
+		if !seen.Add(c) {
 			continue
 		}
-		seen[c] = struct{}{}
 		if c.Type() == cid.Raw {
 			held, err := n.store.Has(c)
 			if err != nil {

@@ -53,16 +53,14 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	if err != nil {
 		return api.AddResult{}, diskError(err)
 	}
-	s, keys, err := n.measure(ctx, res.Root)
-	if err != nil {
-		return api.AddResult{}, err
-	}
-	s.Path = path
+	// All that the import wrote or found is part of the tree.
+	s := site{Root: res.Root, Path: path, Whole: true}
+	s.Blocks, s.Bytes = hold.Kept()
 	if err := n.sites.put(s); err != nil {
 		return api.AddResult{}, err
 	}
 	n.imports.put(cached, res.Cache)
-	n.background("announce", res.Root, func(ctx context.Context) error { return n.provide(ctx, keys) })
+	n.background("announce", res.Root, func(ctx context.Context) error { return n.announce(ctx, res.Root) })
 	return api.AddResult{
 		Root:     res.Root.String(),
 		Files:    int64(res.Files + res.Symlinks),
@@ -177,14 +175,14 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 		return api.FetchResult{}, err
 	}
 	res := api.FetchResult{CID: entry.CID.String(), Root: target.Root.String()}
-	s, _, err := n.measure(ctx, entry.CID)
+	s, err := n.measure(ctx, entry.CID)
 	if isMissing(err) {
 		var got exchange.Result
 		if got, err = n.fetch(ctx, entry.CID, req.Timeout, progress); err != nil {
 			return api.FetchResult{}, err
 		}
 		res.Received, res.Peers = got.Received, int64(got.Peers)
-		s, _, err = n.measure(ctx, entry.CID)
+		s, err = n.measure(ctx, entry.CID)
 	}
 	if err != nil {
 		return api.FetchResult{}, err
