@@ -1,12 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +54,30 @@ func BenchmarkAddLarge(b *testing.B) {
 		b.Fatal(err)
 	}
 	benchAdd(b, file, false)
+}
+
+// manyEnv says how many files BenchmarkAddMany makes, a million without it.
+const manyEnv = "POLLUX_BENCH_FILES"
+
+// BenchmarkAddMany adds a folder of very many small files, and again unchanged.
+func BenchmarkAddMany(b *testing.B) {
+	files := 1_000_000
+	if s := os.Getenv(manyEnv); s != "" {
+		var err error
+		if files, err = strconv.Atoi(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	top := filepath.Join(b.TempDir(), "many")
+	if err := os.Mkdir(top, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(top, fmt.Sprintf("page-%07d.html", i)), fmt.Append(nil, i), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	benchAdd(b, top, true)
 }
 
 func benchAdd(b *testing.B, source string, again bool) {
