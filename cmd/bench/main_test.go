@@ -1,0 +1,116 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMirror runs a small scenario with real daemons: a site and its next version,
+// over the emulated network and over loopback. Nothing of it may be left.
+func TestMirror(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make network namespaces")
+	}
+	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
+		t.Skip("no TUN devices here: ", err)
+	} else {
+		f.Close()
+	}
+	sites, scratch := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", scratch)
+	for version := range 2 {
+		dir := filepath.Join(sites, fmt.Sprint("tiny-", version+1))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			page := fmt.Sprintf("page %d of version %d\n", i, version+1) + strings.Repeat("all the same ", 100)
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".html")), []byte(page), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	line := same(1, rates{1000, 1000})
+	wide := scenario{
+		name: "wide", rtt: time.Millisecond, site: siteNamed("tiny-1"), next: siteNamed("tiny-2"), limit: time.Minute,
+		runs: []run{{"first", line, line, followAndCompare}, {ours, same(2, line[0]), same(2, line[0]), update}},
+		asks: []ask{atMost(60), atMost(0)},
+	}
+	local := scenario{
+		name: "local", site: siteNamed("tiny-1"), limit: time.Minute,
+		runs: []run{{ours, loopback, loopback, follow}},
+	}
+	broken := scenario{
+		name: "broken", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
+		runs: []run{{ours, line, line, followAndSignal(0)}},
+		asks: []ask{atMost(60)},
+	}
+	absent := scenario{name: "absent", site: siteNamed("missing"), limit: time.Minute, runs: local.runs}
+
+	b := &bench{sites: sites, runs: 1, log: t.Logf}
+	reports, err := b.run(t.Context(), []*scenario{&wide, &local, &broken, &absent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reports[:2] {
+		if r.Failed != "" || r.Skipped != "" {
+			t.Fatalf("%s: failed %q, skipped %q", r.Scenario, r.Failed, r.Skipped)
+		}
+		for label, m := range r.Runs {
+			if m.Seconds <= 0 || m.Files != 20 || m.Raw == 0 || m.Received == 0 || m.Wire < m.Received ||
+				m.SeedPeak == 0 || m.MirrorPeak == 0 || (m.SeedSent == 0) != (r.Scenario == "local") {
+				t.Errorf("%s: %s: %+v", r.Scenario, label, m)
+			}
+		}
+	}
+	if asks := reports[0].Asks; asks[0].Verdict != "met" || asks[1].Verdict != "missed" {
+		t.Errorf("verdicts: %+v", asks)
+	}
+	if r := reports[2]; !strings.Contains(r.Failed, "the middle") || r.Asks[0].Verdict != "unknown" {
+		t.Errorf("a scenario without its first run: %+v", r)
+	}
+	if r := reports[3]; r.Skipped != "no "+filepath.Join(sites, "missing") || r.Failed != "" {
+		t.Errorf("a scenario without its site: %+v", r)
+	}
+	left, err := os.ReadDir(scratch)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+
+	// When it is interrupted, it leaves nothing either.
+	ctx, interrupt := context.WithCancel(t.Context())
+	hang := scenario{name: "hang", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
+		runs: []run{{ours, line, line, func(ctx context.Context, w *world, _ results) (measure, error) {
+			if err := w.startAll(ctx); err != nil {
+				return measure{}, err
+			}
+			interrupt()
+			_, err := w.mirrors[0].exec(ctx, "sleep", "3600")
+			return measure{}, err
+		}}}}
+	if _, err := b.run(ctx, []*scenario{&hang}); err == nil {
+		t.Error("an interrupted run had no error")
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) != 0 {
+		t.Errorf("left over after an interrupt: %v, %v", left, err)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	if all, err := choose(nil); err != nil || len(all) != len(scenarios) {
+		t.Errorf("%d scenarios, %v", len(all), err)
+	}
+	if some, err := choose([]string{"update", "one-seed"}); err != nil || len(some) != 2 || some[0].name != "one-seed" {
+		t.Errorf("%v, %v", some, err)
+	}
+	if _, err := choose([]string{"one-seed", "no-such"}); err == nil {
+		t.Error("an unknown name was taken")
+	}
+}

@@ -1,0 +1,110 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// meter measures time and traffic of a transfer, from when it was made.
+type meter struct {
+	world          *world
+	start          time.Time
+	sent, received int64 // before
+}
+
+func (w *world) meter() (t *meter, err error) {
+	t = &meter{world: w}
+	t.sent, t.received, err = w.traffic()
+	t.start = time.Now()
+	return t, err
+}
+
+// read measures a transfer of the site, or of its next version, that has just ended.
+func (t *meter) read() (m measure, err error) {
+	w := t.world
+	m.Seconds = time.Since(t.start).Seconds()
+	sent, received, err := w.traffic()
+	if err != nil {
+		return m, err
+	}
+	m.Wire = (received - t.received) / int64(len(w.mirrors))
+	if w.wan != nil {
+		m.SeedSent = sent - t.sent
+	}
+	m.Files, m.Raw, err = treeSize(cmp.Or(w.next, w.site))
+	return m, err
+}
+
+// traffic adds up what the seeds sent, and what reached the mirrors.
+func (w *world) traffic() (sent, received int64, err error) {
+	for _, n := range w.seeds {
+		s, _, err := n.traffic()
+		if err != nil {
+			return 0, 0, err
+		}
+		sent += s
+	}
+	for _, n := range w.mirrors {
+		_, r, err := n.traffic()
+		if err != nil {
+			return 0, 0, err
+		}
+		received += r
+	}
+	return sent, received, nil
+}
+
+// peakMemory returns the most bytes of memory that a machine's daemon had resident
+// since forgetPeak, and 0 once it has ended.
+func (m *machine) peakMemory() int64 {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", m.daemon.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if kb, ok := strings.CutPrefix(lines.Text(), "VmHWM:"); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(kb, "kB")), 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// forgetPeak makes peakMemory begin anew (proc_pid_clear_refs(5)).
+func (m *machine) forgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.daemon.cmd.Process.Pid), []byte("5"), 0)
+}
+
+// traffic returns the bytes of IP packets that the machine has sent and received.
+// On loopback both are the bytes of all machines.
+func (m *machine) traffic() (sent, received int64, err error) {
+	if m.end != nil {
+		return m.end.sent.Load(), m.end.received.Load(), nil
+	}
+	var table []byte
+	err = m.ns.do(func() (err error) {
+		table, err = os.ReadFile("/proc/thread-self/net/dev")
+		return err
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(table)) {
+		if counts, ok := strings.CutPrefix(strings.TrimSpace(line), "lo:"); ok {
+			if _, err := fmt.Sscan(counts, &received); err != nil {
+				return 0, 0, err
+			}
+			return received, received, nil
+		}
+	}
+	return 0, 0, errors.New("/proc/net/dev: no loopback interface")
+}

@@ -1,0 +1,254 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"math"
+	"syscall"
+	"time"
+)
+
+// scenario is a question about transfers: some runs, and what is asked of them.
+type scenario struct {
+	name  string
+	about string
+	rtt   time.Duration // between any two machines; 0: loopback, nothing is emulated
+	loss  float64       // share of packets lost
+	site  source
+	next  source        // the site's next version, for updates
+	limit time.Duration // for each run, preparation included
+	runs  []run         // in order
+	asks  []ask
+}
+
+// run is one measurement of a scenario, on machines of its own.
+type run struct {
+	label   string
+	seeds   []rates
+	mirrors []rates
+	action  func(context.Context, *world, results) (measure, error)
+}
+
+// ask is a figure that a scenario is to reach.
+type ask struct {
+	text  string
+	unit  string
+	least bool // the figure is to be at least the limit, not at most
+	// figure computes it, and its limit, from the runs. NaN: a run is missing.
+	figure func(results) (got, limit float64)
+}
+
+// measure is what a run measured. 0 is what it could not.
+type measure struct {
+	Seconds    float64 `json:"seconds"`     // from the command's start to its end; the slowest mirror's
+	Files      int64   `json:"files"`       // in the site
+	Raw        int64   `json:"raw"`         // bytes of the site's files
+	Wire       int64   `json:"wire"`        // bytes of IP packets that reached a mirror, on average
+	Received   int64   `json:"received"`    // bytes that a mirror's command counted, on average
+	SeedSent   int64   `json:"seed_sent"`   // bytes of IP packets that the seeds sent
+	SeedPeak   int64   `json:"seed_peak"`   // most resident memory of a seed, bytes
+	MirrorPeak int64   `json:"mirror_peak"` // and of a mirror
+	Pages      int     `json:"pages,omitempty"`
+	PageP50    float64 `json:"page_p50,omitempty"` // seconds
+	PageP95    float64 `json:"page_p95,omitempty"`
+}
+
+// results are a scenario's measures so far, by the label of the run.
+type results map[string]measure
+
+// of returns a field of a run, as a number, or NaN.
+func (r results) of(label string, field func(measure) float64) float64 {
+	m, ok := r[label]
+	if !ok {
+		return math.NaN()
+	}
+	return field(m)
+}
+
+func (r results) seconds(label string) float64 {
+	return r.of(label, func(m measure) float64 { return m.Seconds })
+}
+func (r results) wire(label string) float64 {
+	return r.of(label, func(m measure) float64 { return float64(m.Wire) })
+}
+func (r results) ratio(label string) float64 {
+	return r.of(label, func(m measure) float64 { return float64(m.Wire) / float64(m.Raw) })
+}
+
+// verdict says whether the figure is reached: "met", "missed", or "unknown".
+func (a ask) verdict(r results) string {
+	got, limit := a.figure(r)
+	switch {
+	case math.IsNaN(got) || math.IsNaN(limit):
+		return "unknown"
+	case a.least && got >= limit, !a.least && got <= limit:
+		return "met"
+	default:
+		return "missed"
+	}
+}
+
+// The labels of runs that asks and actions refer to.
+const (
+	ours        = "pollux"
+	oneSeed     = "one seed" // the same, from a single seed as fast as all together
+	alone       = "alone"    // the same, with a single mirror
+	undisturbed = "undisturbed"
+	killed      = "killed"
+	stopped     = "stopped"
+	viaRsync    = "rsync"
+	viaTorrent  = "libtorrent"
+)
+
+func atMost(seconds float64) ask {
+	return ask{text: "time", unit: "s", figure: func(r results) (float64, float64) { return r.seconds(ours), seconds }}
+}
+
+func wireAtMost(share float64) ask {
+	return ask{text: "wire", unit: "× raw", figure: func(r results) (float64, float64) { return r.ratio(ours), share }}
+}
+
+func timeOf(label string, share float64) ask {
+	return ask{text: "time, of that of " + label, unit: "×",
+		figure: func(r results) (float64, float64) { return r.seconds(ours) / r.seconds(label), share }}
+}
+
+func lost(label string) ask {
+	return ask{text: "time lost, seed " + label, unit: "s",
+		figure: func(r results) (float64, float64) { return r.seconds(label) - r.seconds(undisturbed), 1.5 }}
+}
+
+func peak(side string, field func(measure) int64) ask {
+	return ask{text: "peak memory of the " + side, unit: "MB", figure: func(r results) (float64, float64) {
+		return r.of(ours, func(m measure) float64 { return float64(field(m)) / 1e6 }), 200
+	}}
+}
+
+// same makes n lines of the same rates.
+func same(n int, line rates) []rates {
+	out := make([]rates, n)
+	for i := range out {
+		out[i] = line
+	}
+	return out
+}
+
+var (
+	loopback = same(1, rates{})
+	fast     = same(1, rates{100, 100}) // Mbit/s
+)
+
+func updateOf(name, site, next string, asks ...ask) scenario {
+	return scenario{
+		name: name, about: "the next version, " + site + " → " + next + ": 100 Mbit/s, 100 ms RTT, one seed",
+		rtt: 100 * time.Millisecond, site: siteNamed(site), next: siteNamed(next), limit: 3 * time.Minute,
+		runs: []run{{ours, fast, fast, update}, {viaRsync, fast, fast, rsync}},
+		asks: asks,
+	}
+}
+
+// scenarios are all that there are.
+var scenarios = []scenario{
+	{
+		name: "one-seed", about: "jdk-1: 100 Mbit/s, 100 ms RTT, one seed; what `pollux get` then writes equals the source",
+		rtt: 100 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		runs: []run{{ours, fast, fast, followAndCompare}, {viaRsync, fast, fast, rsync}},
+		asks: []ask{wireAtMost(0.12), atMost(7)},
+	},
+	{
+		name: "lossy", about: "python-1: 100 Mbit/s, 100 ms RTT, one of 1,000 packets lost, one seed",
+		rtt: 100 * time.Millisecond, loss: 0.001, site: siteNamed("python-1"), limit: 5 * time.Minute,
+		runs: []run{{ours, fast, fast, follow}, {viaRsync, fast, fast, rsync}},
+	},
+	updateOf("update", "jdk-1", "jdk-2", wireAtMost(0.004), atMost(3)),
+	updateOf("update-python", "python-1", "python-2", wireAtMost(0.01), atMost(2)),
+	updateOf("update-nodejs", "nodejs-1", "nodejs-2", wireAtMost(0.01), atMost(2)),
+	{
+		name: "small", about: "1,200 files of 16 MB in all, from jdk-1: 100 Mbit/s, 300 ms RTT, one seed",
+		rtt: 300 * time.Millisecond, site: part("jdk-1", 1200, 16e6), limit: 2 * time.Minute,
+		runs: []run{{ours, fast, fast, follow}, {viaRsync, fast, fast, rsync}},
+		asks: []ask{atMost(4)},
+	},
+	{
+		name: "four-seeds", about: "jdk-1: four seeds of 5 Mbit/s up, a mirror of 20 Mbit/s, 50 ms RTT",
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		runs: []run{
+			{oneSeed, same(1, rates{100, 20}), same(1, rates{20, 20}), follow},
+			{ours, same(4, rates{100, 5}), same(1, rates{20, 20}), follow},
+		},
+		asks: []ask{
+			{text: "time, for 1.2 × one seed's wire/20 Mbit/s + 4 RTT", unit: "s", figure: func(r results) (float64, float64) {
+				return r.seconds(ours), 1.2*r.wire(oneSeed)*8/20e6 + 4*0.050
+			}},
+			{text: "duplicates: received beyond what one seed sends", unit: "%", figure: func(r results) (float64, float64) {
+				received := func(m measure) float64 { return float64(m.Received) }
+				return 100 * (r.of(ours, received)/r.of(oneSeed, received) - 1), 1
+			}},
+		},
+	},
+	{
+		name: "unequal-seeds", about: "jdk-1: seeds of 20, 5 and 1 Mbit/s up, a mirror of 100 Mbit/s, 50 ms RTT",
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		runs: []run{
+			{oneSeed, same(1, rates{100, 26}), fast, follow},
+			{ours, []rates{{100, 20}, {100, 5}, {100, 1}}, fast, follow},
+		},
+		asks: []ask{{text: "rate, of the sum (one seed's wire / time)", unit: "%", least: true, figure: func(r results) (float64, float64) {
+			return 100 * r.wire(oneSeed) * 8 / r.seconds(ours) / 26e6, 85
+		}}},
+	},
+	{
+		name: "loopback-files", about: "all sites of the directory as one, at least 30,000 files and 400 MB: loopback",
+		site: all(30_000, 400e6), limit: 5 * time.Minute,
+		runs: []run{{ours, loopback, loopback, follow}, {viaTorrent, loopback, loopback, libtorrent}},
+		asks: []ask{timeOf(viaTorrent, 0.5)},
+	},
+	{
+		name: "loopback-large", about: "one file of 1 GiB of random bytes: loopback",
+		site: random(1 << 30), limit: 5 * time.Minute,
+		runs: []run{{ours, loopback, loopback, follow}, {viaTorrent, loopback, loopback, libtorrent}},
+		asks: []ask{timeOf(viaTorrent, 0.85)},
+	},
+	{
+		name: "flash-crowd", about: "python-1: 16 mirrors of 10/10 Mbit/s at once, one seed of 10 Mbit/s, 50 ms RTT",
+		rtt: 50 * time.Millisecond, site: siteNamed("python-1"), limit: 10 * time.Minute,
+		runs: []run{
+			{alone, same(1, rates{10, 10}), same(1, rates{10, 10}), follow},
+			{ours, same(1, rates{10, 10}), same(16, rates{10, 10}), follow},
+		},
+		asks: []ask{
+			timeOf(alone, 2),
+			{text: "seed sent, of the wire of one alone", unit: "×", figure: func(r results) (float64, float64) {
+				return r.of(ours, func(m measure) float64 { return float64(m.SeedSent) }) / r.wire(alone), 2
+			}},
+		},
+	},
+	{
+		name: "pages", about: "pages of jdk-1 from the mirror's gateway while it fetches the site: 20 Mbit/s, 50 ms RTT, one seed",
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		runs: []run{{ours, same(1, rates{20, 20}), same(1, rates{20, 20}), followAndRead}},
+		asks: []ask{{text: "p95 of pages that were not there yet, for 4 RTT", unit: "ms", figure: func(r results) (float64, float64) {
+			return 1000 * r.of(ours, func(m measure) float64 { return m.PageP95 }), 4 * 50
+		}}},
+	},
+	{
+		name: "lost-seed", about: "jdk-1: one of three seeds killed or stopped in the middle; all machines 20 Mbit/s, 50 ms RTT",
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		runs: []run{
+			{undisturbed, same(3, rates{20, 20}), same(1, rates{20, 20}), follow},
+			{killed, same(3, rates{20, 20}), same(1, rates{20, 20}), followAndSignal(syscall.SIGKILL)},
+			{stopped, same(3, rates{20, 20}), same(1, rates{20, 20}), followAndSignal(syscall.SIGSTOP)},
+		},
+		asks: []ask{lost(killed), lost(stopped)},
+	},
+	{
+		name: "memory", about: "all sites of the directory as one, at least 500 MB: 100 Mbit/s, 100 ms RTT, one seed",
+		rtt: 100 * time.Millisecond, site: all(0, 500e6), limit: 5 * time.Minute,
+		runs: []run{{ours, fast, fast, follow}},
+		asks: []ask{
+			peak("seed", func(m measure) int64 { return m.SeedPeak }),
+			peak("mirror", func(m measure) int64 { return m.MirrorPeak }),
+		},
+	},
+}

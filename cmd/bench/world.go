@@ -1,0 +1,314 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pollux/node/api"
+)
+
+// world is what one measurement runs in: machines on a network of their own, with
+// empty repositories in a directory of its own. Nothing outlives close.
+type world struct {
+	scenario *scenario
+	bin      string // the pollux program
+	dir      string
+	site     string // directory that the seeds hold
+	next     string // its next version; "" unless the scenario has one
+	seeds    []*machine
+	mirrors  []*machine
+
+	wan        *wan // nil on loopback
+	namespaces []*netns
+	mu         sync.Mutex // guards processes: commands run at the same time
+	processes  []*process
+}
+
+// machine is one node. On loopback, all share a namespace.
+type machine struct {
+	world  *world
+	name   string
+	ns     *netns
+	addr   netip.Addr
+	end    *endpoint // nil on loopback
+	repo   string
+	daemon *process // once start was called
+	ready
+	root string // of the last site that was added
+}
+
+// ready is what a daemon prints when it can serve.
+type ready struct {
+	Event   string
+	Addrs   []string
+	Gateway string
+}
+
+// process is a program that runs, and leads a process group.
+type process struct {
+	cmd    *exec.Cmd
+	stderr strings.Builder // to be read once done is closed
+	done   chan struct{}   // closed when it has ended
+	err    error           // how it ended; to be read once done is closed
+}
+
+// newWorld makes a world for one run of s. The caller closes it, also after an error.
+func newWorld(s *scenario, r *run, bin string) (*world, error) {
+	w := &world{scenario: s, bin: bin}
+	var err error
+	if w.dir, err = os.MkdirTemp("", "pollux-bench-"); err != nil {
+		return w, err
+	}
+	if s.rtt > 0 {
+		w.wan = newWAN(s.rtt, s.loss)
+	}
+	for i, line := range r.seeds {
+		m, err := w.machine(fmt.Sprint("seed", i+1), line)
+		if err != nil {
+			return w, err
+		}
+		w.seeds = append(w.seeds, m)
+	}
+	for i, line := range r.mirrors {
+		m, err := w.machine(fmt.Sprint("mirror", i+1), line)
+		if err != nil {
+			return w, err
+		}
+		w.mirrors = append(w.mirrors, m)
+	}
+	if w.wan != nil {
+		w.wan.start()
+	}
+	return w, nil
+}
+
+func (w *world) machine(name string, line rates) (*machine, error) {
+	m := &machine{world: w, name: name, repo: filepath.Join(w.dir, name), addr: netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if w.wan == nil && len(w.namespaces) > 0 {
+		m.ns = w.namespaces[0]
+		return m, nil
+	}
+	var err error
+	if m.ns, err = newNetns(); err != nil {
+		return nil, err
+	}
+	w.namespaces = append(w.namespaces, m.ns)
+	if w.wan == nil {
+		return m, nil
+	}
+	if m.end, err = w.wan.join(m.ns, line); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	m.addr = m.end.addr
+	return m, nil
+}
+
+// close ends all processes and removes all that the world made.
+func (w *world) close() error {
+	w.mu.Lock()
+	for _, p := range w.processes {
+		select {
+		case <-p.done: // its number may be another's by now
+		default:
+			syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		}
+	}
+	w.mu.Unlock()
+	for _, p := range w.processes {
+		<-p.done
+	}
+	if w.wan != nil {
+		w.wan.close()
+	}
+	for _, ns := range w.namespaces {
+		ns.close()
+	}
+	return os.RemoveAll(w.dir)
+}
+
+// begin starts a program on the machine. Standard output goes to out.
+func (m *machine) begin(out io.Writer, name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = out, &p.stderr
+	p.cmd.Env = append(withoutPollux(os.Environ()), "POLLUX_MDNS=false", "POLLUX_PORT_MAPPING=false")
+	// The kernel kills it if this program dies and cannot.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.WaitDelay = time.Second
+	if err := m.ns.do(p.cmd.Start); err != nil {
+		return nil, err
+	}
+	m.world.mu.Lock()
+	m.world.processes = append(m.world.processes, p)
+	m.world.mu.Unlock()
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// withoutPollux drops settings that are not the scenario's.
+func withoutPollux(env []string) []string {
+	var out []string
+	for _, v := range env {
+		if !strings.HasPrefix(v, "POLLUX_") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// exec runs a program on the machine to its end, and returns what it printed.
+func (m *machine) exec(ctx context.Context, name string, args ...string) (string, error) {
+	var out strings.Builder
+	p, err := m.begin(&out, name, args...)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-ctx.Done():
+		return "", fmt.Errorf("%s: %s: %w", m.name, filepath.Base(name), context.Cause(ctx))
+	case <-p.done:
+	}
+	if p.err != nil {
+		return "", fmt.Errorf("%s: %s: %w: %s", m.name, filepath.Base(name), p.err, lastLine(p.stderr.String()))
+	}
+	return out.String(), nil
+}
+
+// pollux runs a command of the program and decodes the JSON that it prints.
+func (m *machine) pollux(ctx context.Context, into any, args ...string) error {
+	out, err := m.exec(ctx, m.world.bin, append([]string{"--repo", m.repo, "--json"}, args...)...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
+}
+
+// serve starts a server on the machine and returns when it has printed a line that
+// is says yes to.
+func (m *machine) serve(ctx context.Context, is func(line string) bool, name string, args ...string) (*process, error) {
+	r, out := io.Pipe()
+	p, err := m.begin(out, name, args...)
+	if err != nil {
+		return nil, err
+	}
+	up := make(chan struct{})
+	go func() {
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			if is(lines.Text()) {
+				close(up)
+				break
+			}
+		}
+		io.Copy(io.Discard, r)
+	}()
+	go func() {
+		<-p.done
+		out.Close()
+	}()
+	select {
+	case <-up:
+		return p, nil
+	case <-p.done:
+		return nil, fmt.Errorf("%s: %s ended before it was ready: %v: %s", m.name, filepath.Base(name), p.err, lastLine(p.stderr.String()))
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: waiting for %s to be ready: %w", m.name, filepath.Base(name), context.Cause(ctx))
+	}
+}
+
+// start runs the machine's daemon, which knows no address but via's, and seeds dirs
+// first. The first seed is the DHT; the others only ask it, as nodes behind routers
+// do, or the few nodes of a scenario would have to keep all records of each other.
+func (m *machine) start(ctx context.Context, via *machine, dirs ...string) (err error) {
+	args := []string{"--repo", m.repo, "--json", "daemon", "--network", "bench",
+		"--listen", fmt.Sprintf("/ip4/%s/tcp/0", m.addr), "--gateway", "127.0.0.1:0"}
+	if via == nil {
+		args = append(args, "--bootstrap", "none", "--dht", "server")
+	} else {
+		args = append(args, "--bootstrap", via.Addrs[0], "--dht", "client")
+	}
+	m.daemon, err = m.serve(ctx, func(line string) bool {
+		var added struct{ Event, Root string }
+		if json.Unmarshal([]byte(line), &added) == nil && added.Event == "added" {
+			m.root = added.Root
+		}
+		return json.Unmarshal([]byte(line), &m.ready) == nil && m.Event == "ready"
+	}, m.world.bin, append(args, dirs...)...)
+	return err
+}
+
+// startAll runs the daemons: the seeds, which hold the site, and then the mirrors.
+func (w *world) startAll(ctx context.Context) error {
+	first := w.seeds[0]
+	if err := first.start(ctx, nil, w.site); err != nil {
+		return err
+	}
+	for _, m := range w.seeds[1:] {
+		if err := m.start(ctx, first, w.site); err != nil {
+			return err
+		}
+	}
+	for _, m := range w.mirrors {
+		if err := m.start(ctx, first); err != nil {
+			return err
+		}
+	}
+	return w.settle(ctx)
+}
+
+// settle waits until the network and the disk are quiet: everyone but the first seed,
+// which is the DHT and has nobody to tell, is connected and has announced what it has.
+func (w *world) settle(ctx context.Context) error {
+	for _, m := range w.machines()[1:] {
+		if err := m.settle(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	unix.Sync() // so that no run pays for what another wrote
+	return nil
+}
+
+func (m *machine) settle(ctx context.Context) error {
+	c, err := api.Dial(filepath.Join(m.repo, api.SocketName))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		s, err := c.Status(ctx)
+		if err != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		if s.Connections > 0 && s.Announce.Queued == 0 {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond) // there is no event to wait for
+	}
+}
+
+// machines are all, the first seed first.
+func (w *world) machines() []*machine { return slices.Concat(w.seeds, w.mirrors) }
+
+// lastLine is the line of a log that most likely says why a program ended.
+func lastLine(log string) string {
+	log = strings.TrimSpace(log)
+	return log[strings.LastIndexByte(log, '\n')+1:]
+}
