@@ -131,7 +131,7 @@ func (b *bench) run(ctx context.Context, chosen []*scenario) (reports []report, 
 }
 
 func (b *bench) scenario(ctx context.Context, s *scenario) report {
-	r := report{scenario: s, Scenario: s.name, About: s.about, Runs: results{}}
+	r := report{scenario: s, Scenario: s.name, About: s.about, Runs: results{}, Asks: []verdict{}}
 	var site, next string
 	site, err := s.site(b.sites, b.scratch)
 	if err == nil && s.next != nil {

@@ -81,7 +81,7 @@ func (m *machine) awaitListener(ctx context.Context, server *process, address st
 
 // torrentScript is run by Debian's Python, which Debian's libtorrent is made for.
 //
-//go:embed libtorrent.py
+//go:embed torrent.py
 var torrentScript []byte
 
 const debianPython = "/usr/bin/python3"
@@ -92,7 +92,7 @@ func libtorrent(ctx context.Context, w *world, _ results) (measure, error) {
 	if _, err := mirror.exec(ctx, debianPython, "-c", "import libtorrent"); err != nil {
 		return measure{}, skipError("no libtorrent (Debian's package is python3-libtorrent)")
 	}
-	script, torrent := filepath.Join(w.dir, "libtorrent.py"), filepath.Join(w.dir, "site.torrent")
+	script, torrent := filepath.Join(w.dir, "torrent.py"), filepath.Join(w.dir, "site.torrent")
 	if err := os.WriteFile(script, torrentScript, 0o600); err != nil {
 		return measure{}, err
 	}

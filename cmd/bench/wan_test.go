@@ -88,6 +88,7 @@ func TestSlowSender(t *testing.T) {
 	for i := range uint32(100) {
 		send(fast, 2+i) // at once
 	}
+	inside[0].SetReadDeadline(time.Now().Add(10 * time.Second))
 	buf := make([]byte, mtu)
 	var order []uint32
 	for range 102 {

@@ -1,7 +1,7 @@
 """Two ends of a transfer with libtorrent 2.
 
-libtorrent.py seed TORRENT DIR         makes TORRENT of DIR, seeds it, and prints "port N"
-libtorrent.py fetch TORRENT DIR PORT   fetches it to DIR from that port, and prints {"seconds": ...}:
+torrent.py seed TORRENT DIR         makes TORRENT of DIR, seeds it, and prints "port N"
+torrent.py fetch TORRENT DIR PORT   fetches it to DIR from that port, and prints {"seconds": ...}:
                                        from reading TORRENT until all pieces are checked and written
                                        to the page cache
 """
