@@ -59,12 +59,16 @@ func command(ctx context.Context) (code int) {
 			return usage(err)
 		}
 	}
-	reports, err := b.run(ctx, chosen)
-	print := printTables
-	if *asJSON {
-		print = printJSON
+	reports, err := b.run(ctx, chosen, func(r report) error {
+		if *asJSON {
+			return printJSON(os.Stdout, r)
+		}
+		return nil
+	})
+	if !*asJSON {
+		err = errors.Join(err, printTables(os.Stdout, reports))
 	}
-	if err := errors.Join(err, print(os.Stdout, reports)); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
@@ -106,9 +110,9 @@ type bench struct {
 	bin     string // the pollux program
 }
 
-// run runs scenarios one after the other. One that fails does not keep the next from
-// running; ctx's end does.
-func (b *bench) run(ctx context.Context, chosen []*scenario) (reports []report, err error) {
+// run runs scenarios one after the other, and calls each with every report. One that
+// fails does not keep the next from running; ctx's end does.
+func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) error) (reports []report, err error) {
 	if b.scratch, err = os.MkdirTemp("", "pollux-bench-"); err != nil {
 		return nil, err
 	}
@@ -126,6 +130,9 @@ func (b *bench) run(ctx context.Context, chosen []*scenario) (reports []report, 
 			b.log("%s: failed: %s", s.name, r.Failed)
 		}
 		reports = append(reports, r)
+		if err := each(r); err != nil {
+			return reports, err
+		}
 	}
 	return reports, nil
 }

@@ -73,9 +73,13 @@ func TestMirror(t *testing.T) {
 	}
 
 	b := &bench{sites: sites, runs: 1, log: t.Logf}
-	reports, err := b.run(ctx, []*scenario{&wide, &local, &broken, &absent, &late, &interrupted})
-	if err == nil || len(reports) != 5 {
-		t.Fatalf("%d reports, %v; want 5, and that it was interrupted", len(reports), err)
+	seen := 0
+	reports, err := b.run(ctx, []*scenario{&wide, &local, &broken, &absent, &late, &interrupted}, func(report) error {
+		seen++
+		return nil
+	})
+	if err == nil || len(reports) != 5 || seen != 5 {
+		t.Fatalf("%d reports, %d as they came, %v; want 5, and that it was interrupted", len(reports), seen, err)
 	}
 	for _, r := range reports[:2] {
 		if r.Failed != "" || r.Skipped != "" {

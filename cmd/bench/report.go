@@ -68,15 +68,11 @@ func (r *report) judge() {
 	}
 }
 
-func printJSON(w io.Writer, reports []report) error {
-	for _, r := range reports {
-		enc := json.NewEncoder(w)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(r); err != nil {
-			return err
-		}
-	}
-	return nil
+// printJSON writes a report on one line.
+func printJSON(w io.Writer, r report) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(r)
 }
 
 // printTables writes Markdown: what was asked, and what the runs measured.

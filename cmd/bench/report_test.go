@@ -47,7 +47,7 @@ func TestReport(t *testing.T) {
 	r.fail(viaRsync, errors.Join(errors.New("one"), errors.New("two")))
 	r.judge()
 	var out bytes.Buffer
-	if err := errors.Join(printTables(&out, []report{r}), printJSON(&out, []report{r})); err != nil {
+	if err := errors.Join(printTables(&out, []report{r}), printJSON(&out, r)); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
