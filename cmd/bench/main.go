@@ -118,7 +118,10 @@ func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) e
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.scratch)) }()
 	b.bin = filepath.Join(b.scratch, "pollux")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.bin, "pollux/cmd/pollux").CombinedOutput(); err != nil {
+	// The program as it is installed, whatever GOFLAGS are.
+	build := exec.CommandContext(ctx, "go", "build", "-race=false", "-trimpath", "-o", b.bin, "pollux/cmd/pollux")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build pollux: %w: %s", err, out)
 	}
 	for _, s := range chosen {
