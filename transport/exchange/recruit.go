@@ -168,7 +168,7 @@ var errBanned = errors.New("sent a bad block within the last hour")
 
 // use runs a session on st.
 func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) (gave bool, err error) {
-	s := &session{fetch: f, peer: p, stream: st, window: minWindow, ratio: [2]float64{firstRatio, firstRatio}}
+	s := &session{fetch: f, peer: p, stream: st, window: firstWindow, ratio: [2]float64{firstRatio, firstRatio}}
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
 	for w := range f.wants {

@@ -17,9 +17,10 @@ import (
 
 const (
 	// The window is how many bytes a provider may owe. It follows the
-	// bandwidth-delay product of the path, between these two.
-	minWindow = 256 << 10
-	maxWindow = 8 << 20
+	// bandwidth-delay product of the path, between the last two.
+	firstWindow = 256 << 10
+	minWindow   = 64 << 10
+	maxWindow   = 8 << 20
 
 	// stallAfter, or four round trips if they take longer, without a byte
 	// makes a session's wants available to the others. The session ends when
@@ -88,6 +89,7 @@ type mark struct {
 	asked     int // up to the last of these wants
 	at        time.Time
 	delivered int
+	full      bool // they filled the window
 }
 
 // end ends the session for the given reason; what it owes goes back to the pool.
@@ -188,7 +190,6 @@ func (s *session) next() ([]debt, error) {
 				}
 				s.askedLast = now
 				s.asked += len(batch)
-				s.marks = append(s.marks, mark{s.asked, now, s.delivered})
 				for _, w := range batch {
 					w.owers = append(w.owers, s)
 					w.asked = now
@@ -196,6 +197,7 @@ func (s *session) next() ([]debt, error) {
 					s.owed = append(s.owed, d)
 					s.owedSize += d.cost
 				}
+				s.marks = append(s.marks, mark{s.asked, now, s.delivered, s.owedSize >= s.window})
 				f.asked[s.peer] = struct{}{}
 				f.changed.Broadcast() // others may have waited for a nearer one to take its share
 				return s.owed[len(s.owed)-len(batch):], nil
@@ -319,6 +321,9 @@ func (s *session) arrived(d data) ([]debt, error) {
 	for len(s.marks) > 0 && s.marks[0].asked <= s.answered {
 		m := s.marks[0]
 		s.marks = s.marks[1:]
+		if !m.full {
+			continue // for want of wants: that tells nothing of the path
+		}
 		// What arrives in a round trip and a quarter, and in 20 ms for the other
 		// side's scheduling, keeps the path full. Doubling while most of the window
 		// is used lets it grow as long as the path has room.
