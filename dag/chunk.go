@@ -2,6 +2,7 @@ package dag
 
 import (
 	"io/fs"
+	"slices"
 	"sync/atomic"
 )
 
@@ -29,7 +30,8 @@ func (w *importWorker) putFile(d *importDir, name string, info fs.FileInfo, doub
 	}
 	defer f.Close()
 	if doubtful {
-		start, err := f.readAt(0, min(f.info.Size(), secretStart))
+		start := make([]byte, min(f.info.Size(), secretStart))
+		err := f.readAt(start, 0)
 		if err == nil && isSecret(name, start) {
 			err = ErrSecret
 		}
@@ -148,11 +150,11 @@ func (r *row) stored() {
 
 // putBytes stores the n bytes of f at off as one leaf.
 func (w *importWorker) putBytes(f *sourceFile, off, n int64) (part, error) {
-	data, err := f.readAt(off, n)
-	if err != nil {
+	w.buf = slices.Grow(w.buf[:0], int(n))[:n]
+	if err := f.readAt(w.buf, off); err != nil {
 		return part{}, f.pathError(err)
 	}
-	leaf, err := putLeaf(data, w.put)
+	leaf, err := putLeaf(w.buf, w.put)
 	w.meter.bytes.Add(n)
 	return leaf, err
 }

@@ -87,7 +87,8 @@ func readIgnoreFile(r *os.Root) ([]ignorePattern, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := f.readAt(0, info.Size())
+	data := make([]byte, info.Size())
+	err = f.readAt(data, 0)
 	if err == nil {
 		err = f.checkUnchanged()
 	}

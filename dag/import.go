@@ -22,7 +22,8 @@ import (
 // BlockWriter takes blocks from one goroutine.
 type BlockWriter interface {
 	// Write stores a block, at the latest with the next Flush. added says that the
-	// store did not hold it before.
+	// store did not hold it before. The block is valid until Write returns: its bytes
+	// are overwritten then.
 	Write(blockstore.Block) (added bool, err error)
 	Flush() error
 }
@@ -277,6 +278,7 @@ type importWorker struct {
 	*importer
 	ctx     context.Context
 	out     BlockWriter
+	buf     []byte            // of the chunk in hand: a new one for each would cost as much as hashing it
 	fastCDC *chunkers.Chunker // of the file that it cuts; nil before the first
 }
 

@@ -47,17 +47,17 @@ func openFile(root *os.Root, at *place, name string, before fs.FileInfo) (*sourc
 	return &sourceFile{File: f, info: info, dir: at, name: name}, nil
 }
 
-// readAt returns the n bytes at off.
-func (f *sourceFile) readAt(off, n int64) ([]byte, error) {
-	data := make([]byte, n)
-	got, err := f.ReadAt(data, off)
-	if int64(got) == n {
-		return data, nil
+// readAt fills data from the bytes at off.
+func (f *sourceFile) readAt(data []byte, off int64) error {
+	n, err := f.ReadAt(data, off)
+	switch {
+	case n == len(data):
+		return nil
+	case err == io.EOF:
+		return ErrChanged
+	default:
+		return err
 	}
-	if err == io.EOF {
-		err = ErrChanged
-	}
-	return nil, err
 }
 
 // checkUnchanged is called after the last read, and says whether all reads saw one

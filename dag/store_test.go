@@ -1,6 +1,7 @@
 package dag
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -44,8 +45,9 @@ func (m *memStore) Write(b blockstore.Block) (bool, error) {
 		}
 	}
 	_, held := m.blocks[b.CID()]
-	m.blocks[b.CID()] = b
-	return !held, nil
+	kept, err := blockstore.NewBlock(b.CID(), bytes.Clone(b.Data()))
+	m.blocks[b.CID()] = kept
+	return !held, err
 }
 
 func (m *memStore) Get(_ context.Context, c cid.Cid) (blockstore.Block, error) {
