@@ -105,9 +105,12 @@ func (s *Store) appendRecord(dst []byte, b Block) []byte {
 	dst = append(dst, make([]byte, recordHeader)...)
 	dst = append(dst, mh...)
 	body := len(dst)
-	encoding := byte(zstdData)
-	dst = s.encoder.EncodeAll(b.data, dst)
-	if len(dst)-body > len(b.data)-len(b.data)/minSaving {
+	encoding := byte(plain)
+	if s.shrinks(b.data, dst[body:]) {
+		encoding = zstdData
+		dst = s.encoder.EncodeAll(b.data, dst)
+	}
+	if encoding == plain || len(dst)-body > len(b.data)-len(b.data)/minSaving {
 		encoding = plain
 		dst = append(dst[:body], b.data...)
 	}
@@ -120,6 +123,28 @@ func (s *Store) appendRecord(dst []byte, b Block) []byte {
 	head[21] = byte(len(mh))
 	binary.LittleEndian.PutUint32(head[4:], headerCRC(head))
 	return dst
+}
+
+// A large block is compressed only if a sample of it shrinks, taken in so many pieces of
+// so many bytes: pictures, archives and films are most of the bytes of large blocks, and
+// to find out by compressing all of them takes a third of the time of hashing them.
+const (
+	sampleFrom   = 128 << 10 // bytes of a large block
+	samplePieces = 16
+	samplePiece  = 1 << 10
+)
+
+// shrinks says whether it is worth trying to compress data. It may write to the room
+// behind scratch.
+func (s *Store) shrinks(data, scratch []byte) bool {
+	if len(data) < sampleFrom {
+		return true
+	}
+	var sample [samplePieces * samplePiece]byte
+	for i := range samplePieces {
+		copy(sample[i*samplePiece:], data[i*(len(data)-samplePiece)/(samplePieces-1):][:samplePiece])
+	}
+	return len(s.encoder.EncodeAll(sample[:], scratch)) < len(sample)-len(sample)/(4*minSaving)
 }
 
 // decodeRecord returns the bytes of the block in record, which is all of one

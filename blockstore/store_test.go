@@ -472,3 +472,35 @@ func FuzzReplay(f *testing.F) {
 		wantAll(t, s, []Block{b})
 	})
 }
+
+// TestLargeBlocks stores large blocks that shrink, do not, and do in a part: all are
+// read back, and the first take less room.
+func TestLargeBlocks(t *testing.T) {
+	path := t.TempDir()
+	s := openDir(t, path)
+	pages := bytes.Repeat(text(1, 4096).Data(), 256)
+	random := noise(2, 1<<20).Data()
+	mixed := append(bytes.Clone(random[:1<<19]), pages[:1<<19]...)
+	var blocks []Block
+	stored := func(data []byte) int64 {
+		before := s.Stats().DiskBytes
+		b := Sum(cid.Raw, data)
+		if err := s.Put(b); err != nil {
+			t.Fatal(err)
+		}
+		blocks = append(blocks, b)
+		return s.Stats().DiskBytes - before
+	}
+	if n := stored(pages); n > 1<<18 {
+		t.Errorf("1 MiB of pages takes %d bytes", n)
+	}
+	if n := stored(random); n < 1<<20 || n > 1<<20+200 {
+		t.Errorf("1 MiB of random bytes takes %d bytes", n)
+	}
+	if n := stored(mixed); n > 3<<18 {
+		t.Errorf("half a MiB of pages and of random bytes take %d bytes", n)
+	}
+	wantAll(t, s, blocks)
+	s.Close()
+	wantAll(t, openDir(t, path), blocks)
+}
