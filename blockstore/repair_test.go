@@ -3,6 +3,7 @@ package blockstore
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -63,24 +64,43 @@ func TestRepair(t *testing.T) {
 	n := uint32(len(s.packs))
 	one := blocks[5]
 	_, e, _ := s.find(keyOf(one.CID().Hash()))
+	first := s.packs[0].index.count // blocks in the first pack
 	s.Close()
+	foreign, err := os.ReadFile(filepath.Join(path, indexName(2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// length sets the stored length of a record, with the right checksum.
+	length := func(n uint32) func([]byte) []byte {
+		return func(pack []byte) []byte {
+			head := pack[e.offset:][:recordHeader+len(one.CID().Hash())]
+			binary.LittleEndian.PutUint32(head[8:], n)
+			binary.LittleEndian.PutUint32(head[4:], headerCRC(head))
+			return pack
+		}
+	}
 	for name, tt := range map[string]struct {
 		file   string
 		damage func([]byte) []byte
 		packs  int // that are damaged
 		lost   int // blocks
 	}{
-		"nothing":          {packName(1), bytes.Clone, 0, 0},
-		"a payload":        {packName(1), func(b []byte) []byte { b[e.offset+e.size-1]++; return b }, 1, 1},
-		"a record's head":  {packName(1), func(b []byte) []byte { b[e.offset+9]++; return b }, 1, 1},
-		"a hash":           {packName(1), func(b []byte) []byte { b[e.offset+recordHeader+7]++; return b }, 1, 1},
-		"the pack's head":  {packName(1), func(b []byte) []byte { b[3]++; return b }, 1, 0},
-		"a stale index":    {indexName(1), func(b []byte) []byte { b[33]++; return b }, 0, 0},
-		"a damaged index":  {indexName(1), func(b []byte) []byte { b[len(b)-7]++; return b }, 0, 0},
-		"an empty index":   {indexName(1), func([]byte) []byte { return nil }, 0, 0},
-		"the active pack":  {packName(n), func(b []byte) []byte { b[packHeader+recordHeader+40]++; return b }, 0, 1}, // replayed without it
-		"a zeroed sector":  {packName(1), func(b []byte) []byte { clear(b[512:1024]); return b }, 1, 2},
-		"a truncated pack": {packName(1), func(b []byte) []byte { return b[:e.offset] }, 0, 35},
+		"nothing":           {packName(1), bytes.Clone, 0, 0},
+		"a payload":         {packName(1), func(b []byte) []byte { b[e.offset+e.size-1]++; return b }, 1, 1},
+		"a record's head":   {packName(1), func(b []byte) []byte { b[e.offset+9]++; return b }, 1, 1},
+		"a hash":            {packName(1), func(b []byte) []byte { b[e.offset+recordHeader+7]++; return b }, 1, 1},
+		"the pack's head":   {packName(1), func(b []byte) []byte { b[3]++; return b }, 1, 0},
+		"a stale index":     {indexName(1), func(b []byte) []byte { b[33]++; return b }, 0, 0},
+		"a damaged index":   {indexName(1), func(b []byte) []byte { b[len(b)-7]++; return b }, 0, 0},
+		"an empty index":    {indexName(1), func([]byte) []byte { return nil }, 0, 0},
+		"the active pack":   {packName(n), func(b []byte) []byte { b[packHeader+recordHeader+40]++; return b }, 0, 1}, // replayed without it
+		"a zeroed sector":   {packName(1), func(b []byte) []byte { clear(b[512:1024]); return b }, 1, 2},
+		"a length of 0":     {packName(1), length(0), 1, 1},
+		"an endless record": {packName(1), length(1<<32 - 1), 1, 1},
+		"a foreign index":   {indexName(1), func([]byte) []byte { return foreign }, 0, 0},
+		"a zeroed pack":     {packName(1), func(b []byte) []byte { clear(b); return b }, 1, first},
+		"an empty pack":     {packName(1), func([]byte) []byte { return nil }, 0, first},
+		"a truncated pack":  {packName(1), func(b []byte) []byte { return b[:e.offset] }, 0, 35},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := copyDir(t, path)
