@@ -229,7 +229,8 @@ func TestScrub(t *testing.T) {
 		t.Fatalf("a new pack is due at %v", due)
 	}
 	for n := range state.Packs {
-		state.Packs[n] = time.Now().Add(-month)
+		// The first pack is due before the damaged one.
+		state.Packs[n] = time.Now().Add(time.Duration(n)*time.Hour - 2*month)
 	}
 	s.saveScrub(state)
 	s.Close()
