@@ -56,11 +56,14 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 	// All that the import wrote or found is part of the tree.
 	s := site{Root: res.Root, Path: path, Whole: true}
 	s.Blocks, s.Bytes = hold.Kept()
+	old, kept := n.sites.find(res.Root)
 	if err := n.sites.put(s); err != nil {
 		return api.AddResult{}, err
 	}
 	n.imports.put(cached, res.Cache)
-	n.background("announce", res.Root, func(ctx context.Context) error { return n.announce(ctx, res.Root) })
+	if !kept || !old.Whole { // else it is announced, or being announced
+		n.background("announce", res.Root, func(ctx context.Context) error { return n.announce(ctx, res.Root) })
+	}
 	return api.AddResult{
 		Root:     res.Root.String(),
 		Files:    int64(res.Files + res.Symlinks),
