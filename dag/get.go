@@ -28,15 +28,20 @@ func load(ctx context.Context, get Getter, c cid.Cid) (blockstore.Block, error) 
 		return blockstore.Block{}, fmt.Errorf("%w: %w", errUnverifiable, err)
 	}
 	if isIdentity(c) {
-		h, err := multihash.Decode(c.Hash())
-		if err != nil {
-			return blockstore.Block{}, err
-		}
-		return blockstore.NewBlock(c, h.Digest)
+		return inlined(c)
 	}
 	b, err := get.Get(ctx, c)
 	if err != nil {
 		return blockstore.Block{}, fmt.Errorf("block %s: %w", c, err)
 	}
 	return b, nil
+}
+
+// inlined returns the block that an identity CID carries.
+func inlined(c cid.Cid) (blockstore.Block, error) {
+	h, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	return blockstore.NewBlock(c, h.Digest)
 }

@@ -3,12 +3,8 @@ package dag
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/ipfs/go-cid"
-
-	"pollux/blockstore"
 )
 
 const (
@@ -41,33 +37,22 @@ var ErrTooLarge = errors.New("DAG exceeds the limits of a walk")
 // memory grows by some 45 bytes for each distinct block; who must bound that counts in
 // visit and returns an error.
 func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
-	type pending struct {
-		cid   cid.Cid
-		depth int
-	}
-	var seen blockstore.CIDSet
-	stack := []pending{{root, 0}}
-	for len(stack) > 0 {
+	c := NewCursor(root, cid.Undef, 0)
+	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		next := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if !seen.Add(next.cid) {
+		step, ok, err := c.Next()
+		if err != nil || !ok {
+			return err
+		}
+		if err := visit(step.CID); err != nil {
+			return err
+		}
+		if step.Leaf() {
 			continue
 		}
-		if err := blockstore.CheckCID(next.cid); err != nil {
-			return fmt.Errorf("%w: %w", errUnverifiable, err)
-		}
-		if !isIdentity(next.cid) {
-			if err := visit(next.cid); err != nil {
-				return err
-			}
-		}
-		if next.cid.Type() == cid.Raw {
-			continue
-		}
-		b, err := load(ctx, get, next.cid)
+		b, err := load(ctx, get, step.CID)
 		if err != nil {
 			return err
 		}
@@ -75,15 +60,8 @@ func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) err
 		if err != nil {
 			return err
 		}
-		if len(links) > 0 && next.depth == MaxDepth {
-			return fmt.Errorf("%s: %w: more than %d links deep", root, ErrTooLarge, MaxDepth)
-		}
-		if len(stack)+len(links) > maxPending {
-			return fmt.Errorf("%s: %w: more than %d links to follow", root, ErrTooLarge, maxPending)
-		}
-		for _, l := range slices.Backward(links) {
-			stack = append(stack, pending{l.CID, next.depth + 1})
+		if err := c.Enter(links, nil); err != nil {
+			return err
 		}
 	}
-	return nil
 }
