@@ -25,8 +25,9 @@ var (
 // Block is an immutable run of bytes and the CID that they hash to. The zero
 // Block is not valid.
 type Block struct {
-	cid  cid.Cid
-	data []byte
+	cid    cid.Cid
+	data   []byte
+	packed []byte // a zstd frame of data, if it came so
 }
 
 // CID returns the block's content identifier.
@@ -53,7 +54,7 @@ func NewBlock(c cid.Cid, data []byte) (Block, error) {
 	if !bytes.Equal(sum.Hash(), c.Hash()) {
 		return Block{}, fmt.Errorf("%s: %w", c, ErrMismatch)
 	}
-	return Block{c, data}, nil
+	return Block{cid: c, data: data}, nil
 }
 
 // Sum hashes data with SHA2-256 and returns it as a Block with a CIDv1 of the
@@ -67,7 +68,7 @@ func Sum(codec uint64, data []byte) Block {
 	if err != nil {
 		panic(err) // SHA2-256 is always registered
 	}
-	return Block{cid.NewCidV1(codec, h), data}
+	return Block{cid: cid.NewCidV1(codec, h), data: data}
 }
 
 // CheckCID says whether blocks under c can be verified: c is defined, its hash

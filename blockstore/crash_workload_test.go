@@ -55,7 +55,7 @@ func (r *crashRun) block() Block {
 		b = noise(r.seed, 1500+n)
 	case 6:
 		// Holds what looks like the record of another block, but is not.
-		b = Sum(cid.Raw, r.store.appendRecord(noise(r.seed, 500+n).Data(), Block{r.blocks[0].CID(), b.Data()}))
+		b = Sum(cid.Raw, r.store.appendRecord(noise(r.seed, 500+n).Data(), Block{cid: r.blocks[0].CID(), data: b.Data()}))
 	}
 	r.blocks = append(r.blocks, b)
 	return b

@@ -243,7 +243,7 @@ func TestLongDigest(t *testing.T) {
 func TestRecordWithinBlock(t *testing.T) {
 	s := openDir(t, t.TempDir())
 	victim := noise(1, 500)
-	forged := s.appendRecord(nil, Block{victim.CID(), noise(2, 500).Data()})
+	forged := s.appendRecord(nil, Block{cid: victim.CID(), data: noise(2, 500).Data()})
 	outer := noise(3, 700)
 	outer = Sum(cid.Raw, append(bytes.Clone(outer.Data()), forged...))
 

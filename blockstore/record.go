@@ -106,7 +106,10 @@ func (s *Store) appendRecord(dst []byte, b Block) []byte {
 	dst = append(dst, mh...)
 	body := len(dst)
 	encoding := byte(plain)
-	if s.shrinks(b.data, dst[body:]) {
+	if b.packed != nil {
+		encoding = zstdData
+		dst = append(dst, b.packed...)
+	} else if s.shrinks(b.data, dst[body:]) {
 		encoding = zstdData
 		dst = s.encoder.EncodeAll(b.data, dst)
 	}

@@ -205,7 +205,7 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) (Block, error) {
 			return Block{}, fmt.Errorf("%s: %w", c, ErrNotFound)
 		}
 		if data, ok := s.cache.get(c.Hash()); ok {
-			return Block{c, data}, nil
+			return Block{cid: c, data: data}, nil
 		}
 		record := make([]byte, e.size)
 		_, err = p.file.ReadAt(record, int64(e.offset))
@@ -290,7 +290,7 @@ func identityBlock(c cid.Cid) (Block, error) {
 	if err != nil {
 		return Block{}, err
 	}
-	return Block{c, d.Digest}, nil
+	return Block{cid: c, data: d.Digest}, nil
 }
 
 // Put stores blocks. They are durable when it returns without error.

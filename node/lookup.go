@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-
-	"pollux/transport/exchange"
 )
 
 // maxLookups is how many single blocks are searched for at a time. Others wait: a
@@ -91,6 +89,7 @@ func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration) err
 	if err != nil {
 		return err
 	}
-	_, err = n.fetchFrom(ctx, net, exchange.Request{Root: c, Single: true, Timeout: timeout})
-	return err
+	hold := n.store.Hold()
+	defer hold.Release()
+	return n.fetchError(net, net.Get(ctx, hold, c, timeout))
 }

@@ -211,19 +211,22 @@ func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, p
 	return n.fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Progress: fetching(progress)})
 }
 
-// fetchFrom fetches into the store, and makes an error for want of peers the API's.
+// fetchFrom fetches into the store.
 func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
 	hold := n.store.Hold()
 	defer hold.Release()
 	req.Store = hold
-	if !req.Single {
-		req.Bases = n.bases()
-	}
+	req.Bases = n.bases()
 	res, err := net.Fetch(ctx, req)
+	return res, n.fetchError(net, err)
+}
+
+// fetchError makes an error for want of peers, or of room on the disk, the API's.
+func (n *Node) fetchError(net *transport.Network, err error) error {
 	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
 		err = unreachable(net, err)
 	}
-	return res, diskError(err)
+	return diskError(err)
 }
 
 // bases returns the roots of the sites that are held whole, the newest first: what is

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
@@ -47,7 +48,7 @@ type Config struct {
 	// UserAgent is what other nodes are told of this program.
 	UserAgent string
 	// Store is served from.
-	Store exchange.Getter
+	Store exchange.Store
 	// Logger is required.
 	Logger *slog.Logger
 }
@@ -117,12 +118,11 @@ func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
 	if n.reach, err = watchReachability(n.host); err != nil {
 		return nil, err
 	}
-	server, err := exchange.NewServer(cfg.Store, cfg.Logger)
+	server, err := exchange.NewServer(n.host, cfg.Store, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	server.Register(n.host)
-	if n.client, err = exchange.NewClient(n.host, cfg.Logger); err != nil {
+	if n.client, err = exchange.NewClient(n.host, server, cfg.Logger); err != nil {
 		return nil, err
 	}
 	if n.state, err = routing.OpenDatastore(cfg.StateDir, cfg.Logger); err != nil {
@@ -228,6 +228,13 @@ func (n *Network) Fetch(ctx context.Context, req exchange.Request) (exchange.Res
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return n.client.Fetch(ctx, req, n.candidates(ctx, req.Root))
+}
+
+// Get brings one block into store from whoever has it. See exchange.Client.Get.
+func (n *Network) Get(ctx context.Context, store exchange.WriteStore, c cid.Cid, timeout time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return n.client.Get(ctx, store, c, timeout, n.candidates(ctx, c))
 }
 
 // Provide announces this node as a provider, now and until Retain, across

@@ -19,17 +19,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pollux/blockstore"
-	"pollux/dag"
-	"pollux/transport/delta"
 )
 
 // maxActive is how many providers a Fetch uses at a time.
 const maxActive = 12
 
-// Store is where a Fetch finds what is held already and puts what arrives.
-type Store interface {
-	Getter
-	Has(cid.Cid) (bool, error)
+// WriteStore is where a Fetch finds what is held already and puts what arrives.
+type WriteStore interface {
+	Store
 	NewWriter() *blockstore.Writer
 	Sync() error
 }
@@ -43,7 +40,7 @@ type Candidate struct {
 // Request says what to fetch.
 type Request struct {
 	// Store is fetched into. Required.
-	Store Store
+	Store WriteStore
 	Root  cid.Cid
 	// Bases are roots of DAGs that are held whole and may be earlier versions of Root, at
 	// most maxBases. What one of them has at the same path, peers may send as a change
@@ -51,8 +48,6 @@ type Request struct {
 	Bases []cid.Cid
 	// Size is what the DAG below Root takes according to its link, 0 if unknown.
 	Size uint64
-	// Single asks for the block Root alone, without what it links to.
-	Single bool
 	// Timeout ends the fetch when no block has arrived for so long; 0 is never.
 	Timeout time.Duration
 	// Progress, if not nil, is called about ten times a second.
@@ -92,80 +87,107 @@ func (e *UnreachableError) Error() string {
 		e.Waited, e.Missing, e.Providers, e.Asked)
 }
 
-// arrival is a DATA frame on its way from a session to a worker.
+// arrival is an answer on its way from a session to whoever decodes it.
 type arrival struct {
 	session *session
-	wants   []debt
-	data    data
+	answer  answer
+	tasks   []*task // that it answers, in part or whole
+	chosen  bool    // by the peer: tasks are not known yet
 }
 
-// Fetch brings one DAG into a store. See Client.Fetch.
-type Fetch struct {
-	client   *Client
-	request  Request
-	arrivals chan arrival
-	end      chan struct{} // closed when finished or failed
-	needed   chan struct{} // closed when something has to come from peers
-	received atomic.Int64
-
-	mu        sync.Mutex
-	changed   *sync.Cond // broadcast whenever a session or the expander may have to act
-	pool      pool
-	nodes     []node // whose links are still to be followed
-	waiting   int    // links in nodes
-	open      int    // wants that are not done, and nodes
-	seen      map[cid.Cid]struct{}
-	wants     map[*want]struct{} // that are not done
-	sessions  map[*session]struct{}
-	crowded   bool // candidates wait for a session to end
-	asked     map[peer.ID]struct{}
-	providers map[peer.ID]struct{}
-	gave      map[peer.ID]struct{}
-	progress  Progress
-	fetched   int64 // bytes of the blocks that were fetched
-	lastBlock time.Time
-	ended     bool
-	err       error
-}
-
-// Client fetches DAGs from other nodes.
+// Client fetches from other nodes.
 type Client struct {
 	host    host.Host
+	server  *Server
 	log     *slog.Logger
-	decoder *zstd.Decoder
+	decoder *zstd.Decoder // of answers
 	bans    *bans
+	readers atomic.Int32 // pages that somebody waits for
+	scratch sync.Pool    // of *[]byte
+	tags    atomic.Int64 // connections that were protected
 }
 
-// NewClient returns a Client.
-func NewClient(h host.Host, log *slog.Logger) (*Client, error) {
-	dec, err := newDecoder()
-	if err != nil {
+// NewClient returns a Client. What it fetches, server serves meanwhile.
+func NewClient(h host.Host, server *Server, log *slog.Logger) (*Client, error) {
+	c := &Client{host: h, server: server, log: log, bans: newBans()}
+	c.scratch.New = func() any { return new([]byte) }
+	var err error
+	if c.decoder, err = newDecoder(); err != nil {
 		return nil, err
 	}
-	return &Client{host: h, log: log, decoder: dec, bans: newBans()}, nil
+	return c, nil
 }
 
 // Fetch brings the DAG below req.Root into req.Store and returns when all of it
-// is durable. It asks the peers that candidates yields, at most maxActive at a
-// time, the nearest first, and asks those that failed again after a while. It
-// takes candidates as fast as they come.
+// is durable. It asks the peers that candidates yields, and those that they name, at
+// most maxActive at a time, the nearest first, and asks those that failed again after a
+// while. It takes candidates as fast as they come.
 //
 // What the store holds already is not asked for. Fetch fails with an
 // UnreachableError after req.Timeout without progress, with ctx's error, or with
 // an error of the store or of the DAG itself. Blocks that arrived before stay. Its
 // memory grows by about 100 bytes for each distinct block.
 func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candidate) (Result, error) {
-	return newFetch(c, req).run(ctx, candidates)
+	f := newFetch(c, req)
+	res, err := f.run(ctx, candidates)
+	if errors.Is(err, errNoBase) && len(req.Bases) > 0 {
+		// It is damaged, or was removed meanwhile. What came stays.
+		req.Bases = nil
+		next := newFetch(c, req)
+		next.early = f.candidates
+		again, err := next.run(ctx, candidates)
+		again.Bytes += res.Bytes
+		again.Received += res.Received
+		return again, err
+	}
+	return res, err
+}
+
+// Fetch brings one DAG into a store. See Client.Fetch.
+type Fetch struct {
+	client   *Client
+	request  Request
+	swarm    *swarm
+	shared   bool // what it fetches is served from swarm
+	arrivals chan arrival
+	indexes  chan arrival
+	met      chan peer.AddrInfo // peers that others named
+	early    []peer.AddrInfo    // candidates from before
+	end      chan struct{}      // closed when finished or failed
+	needed   chan struct{}      // closed when something has to come from peers
+	received atomic.Int64
+
+	mu         sync.Mutex
+	changed    *sync.Cond // broadcast whenever a session or the indexer may have to act
+	order      *order
+	index      index
+	pool       pool
+	got        leafSet // that are held
+	chosen     leafSet // that came before it was known which they are
+	left       int     // leaves that are not
+	sessions   map[*session]struct{}
+	candidates []peer.AddrInfo // that came
+	crowded    bool            // candidates wait for a session to end
+	crowd      bool            // others fetch the same, so each should fetch something else
+	asked      map[peer.ID]struct{}
+	providers  map[peer.ID]struct{}
+	gave       map[peer.ID]struct{}
+	progress   Progress
+	fetched    int64 // bytes of the blocks that were fetched
+	extra      int   // bytes that were asked for twice to be done sooner
+	lastBlock  time.Time
+	ended      bool
+	err        error
 }
 
 func newFetch(c *Client, req Request) *Fetch {
 	f := &Fetch{
 		client: c, request: req,
 		arrivals:  make(chan arrival, 4),
+		indexes:   make(chan arrival, 2),
+		met:       make(chan peer.AddrInfo, maxPeers),
 		end:       make(chan struct{}),
 		needed:    make(chan struct{}),
-		seen:      make(map[cid.Cid]struct{}),
-		wants:     make(map[*want]struct{}),
 		sessions:  make(map[*session]struct{}),
 		asked:     make(map[peer.ID]struct{}),
 		providers: make(map[peer.ID]struct{}),
@@ -173,6 +195,8 @@ func newFetch(c *Client, req Request) *Fetch {
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
+	f.index.undecided = len(req.Bases) > 0
+	f.order = newOrder(req.Root, cid.Undef)
 	return f
 }
 
@@ -181,6 +205,8 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { f.fail(context.Cause(ctx)) })
 	defer stop()
+	f.swarm = f.client.server.swarms.enter(f.request.Root)
+	defer f.client.server.swarms.leave(f.swarm)
 
 	// Workers decode, verify and store, so that this costs each core rather than
 	// the one that reads from a fast peer. What they write last is flushed after
@@ -189,7 +215,7 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() error { return f.failing(f.work) })
 	}
-	workers.Go(func() error { return f.failing(f.expandAll) })
+	workers.Go(func() error { return f.failing(f.number) })
 	var peers sync.WaitGroup
 	peers.Go(func() { f.recruit(ctx, candidates, &peers) })
 	f.watch()
@@ -208,6 +234,9 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 		err = f.err // the first one
 	}
 	f.mu.Unlock()
+	if f.shared {
+		f.swarm.end(err == nil)
+	}
 	if err == nil {
 		err = f.request.Store.Sync()
 	}
@@ -253,6 +282,22 @@ func (f *Fetch) fail(err error) {
 	f.finish(err)
 }
 
+// settled ends the fetch if nothing is missing. The caller holds mu.
+func (f *Fetch) settled() {
+	if f.left == 0 && f.order.complete {
+		f.finish(nil)
+	}
+}
+
+// need says that something has to come from peers.
+func (f *Fetch) need() {
+	select {
+	case <-f.needed:
+	default:
+		close(f.needed)
+	}
+}
+
 // watch reports progress and looks after the sessions until the fetch has ended.
 func (f *Fetch) watch() {
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -272,35 +317,15 @@ func (f *Fetch) watch() {
 			for s := range f.sessions {
 				s.check(now)
 			}
-			f.endGame(now)
+			f.index.check(f, now)
 			f.changed.Broadcast() // some of what sessions wait for is that time passes
 			if t := f.request.Timeout; t > 0 && now.Sub(f.lastBlock) > t {
 				f.finish(&UnreachableError{
-					Missing: len(f.wants), Waited: t, Providers: len(f.providers), Asked: len(f.asked),
+					Missing: max(f.left, 1), Waited: t, Providers: len(f.providers), Asked: len(f.asked),
 				})
 			}
 			f.mu.Unlock()
 			f.report()
-		}
-	}
-}
-
-// endGame offers what slow sessions owe to sessions that have nothing left to do,
-// each want after a pause that doubles with the number of those who owe it. The
-// caller holds mu.
-func (f *Fetch) endGame(now time.Time) {
-	idle := false
-	for s := range f.sessions {
-		idle = idle || s.idle() && !f.pool.has(s)
-	}
-	if !idle {
-		return
-	}
-	for s := range f.sessions {
-		for _, w := range s.owed {
-			if now.Sub(w.asked) > max(stallAfter, 4*s.rtt)<<(len(w.owers)-1) {
-				f.put(w.want)
-			}
 		}
 	}
 }
@@ -317,7 +342,7 @@ func (f *Fetch) swapSlowest() {
 		}
 		s.swapSeen = n
 	}
-	if f.crowded && len(f.sessions) >= maxActive {
+	if f.crowded && len(f.sessions) >= maxActive && slowest != nil {
 		slowest.end(errSlowest)
 	}
 }
@@ -331,140 +356,35 @@ func (f *Fetch) report() {
 	}
 	f.mu.Lock()
 	p := f.progress
-	p.Blocks = p.Known - len(f.wants)
+	p.Blocks = p.Known - f.left
 	p.Received = f.received.Load()
 	p.Peers, p.Providers, p.Asked = len(f.gave), len(f.providers), len(f.asked)
 	f.mu.Unlock()
 	f.request.Progress(p)
 }
 
-// work takes arrivals until the fetch has ended, and then makes what was written
-// readable.
-func (f *Fetch) work() error {
-	w := f.request.Store.NewWriter()
-	for {
-		select {
-		case <-f.end:
-			return w.Flush()
-		case a := <-f.arrivals:
-			if err := f.take(w, a); err != nil {
-				return errors.Join(err, w.Flush())
-			}
-		}
-	}
-}
-
-// take verifies and stores the blocks of a DATA frame. An error is the store's or
-// the DAG's; a peer's ends its session only.
-func (f *Fetch) take(w *blockstore.Writer, a arrival) error {
-	pieces, err := a.data.pieces(f.client.decoder)
-	if err != nil {
-		f.blame(a.session, a.wants, err)
-		return nil
-	}
-	for i, want := range a.wants {
-		data := pieces[i].bytes
-		if pieces[i].delta {
-			base, err := f.base(want)
-			if err != nil {
-				f.withoutBase(want.want)
-				continue
-			}
-			if data, err = delta.Apply(nil, data, base, blockstore.MaxBlockSize); err != nil {
-				f.blame(a.session, a.wants[i:], err)
-				return nil
-			}
-		}
-		b, err := blockstore.NewBlock(want.cid, data)
-		if err != nil {
-			f.blame(a.session, a.wants[i:], err)
-			return nil
-		}
-		if _, err := w.Write(b); err != nil {
-			return err
-		}
-		var links []dag.Link
-		if !f.request.Single {
-			if links, err = dag.Links(b); err != nil {
-				return fmt.Errorf("%s is not part of a site: %w", want.cid, err)
-			}
-		}
-		n := node{cid: want.cid, base: want.base, links: links}
-		if len(links) > 0 && f.crammed() {
-			n.links = nil
-			if err := w.Flush(); err != nil {
-				return err
-			}
-		}
-		f.deliver(a.session, want.want, b, links, n)
-	}
-	return nil
-}
-
-// base returns the bytes of the base that d was asked for with; none has no bytes.
-func (f *Fetch) base(d debt) ([]byte, error) {
-	if !d.base.Defined() {
-		return nil, nil
-	}
-	b, err := f.request.Store.Get(context.Background(), d.base)
-	return b.Data(), err
-}
-
-// withoutBase asks again for a block the base of which is not held any more.
-func (f *Fetch) withoutBase(w *want) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	w.base = cid.Undef
-	f.put(w)
-}
-
-// blame ends the session of a peer that sent something wrong, keeps the peer away
-// for a while, and lets others provide wants.
-func (f *Fetch) blame(s *session, wants []debt, err error) {
+// blame ends the session of a peer that sent something wrong, and keeps the peer away
+// for a while.
+func (f *Fetch) blame(s *session, err error) {
 	f.client.bans.add(s.peer)
 	f.client.log.Warn("peer sent a bad block", "peer", s.peer, "err", err)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, d := range wants {
-		f.pool.put(d.want)
-	}
 	s.end(err)
 }
 
-// put offers a want to the sessions. The caller holds mu.
-func (f *Fetch) put(w *want) {
-	f.pool.put(w)
-	f.changed.Broadcast()
-}
-
-// deliver marks want as done and queues what it links to. A block that came twice
-// is ignored.
-func (f *Fetch) deliver(s *session, w *want, b blockstore.Block, links []dag.Link, n node) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// came notes that s sent something good. The caller holds mu.
+func (f *Fetch) came(s *session) {
 	s.gave = true
 	f.gave[s.peer] = struct{}{}
 	f.lastBlock = time.Now()
-	if w.done {
-		return
-	}
-	w.done = true
-	delete(f.wants, w)
-	if len(f.wants) == maxKnown {
-		f.changed.Broadcast() // the expander may go on
-	}
-	f.fetched += int64(len(b.Data()))
-	f.countBlock(b, links)
-	if len(links) > 0 {
-		f.queue(n)
-	}
-	f.close()
 }
 
-// close takes one from the count of open things, and ends the fetch at the last.
-// The caller holds mu.
-func (f *Fetch) close() {
-	if f.open--; f.open == 0 {
-		f.finish(nil)
+// addSizes returns a + b, or the largest int64 if sizes that a tree claims are
+// absurd.
+func addSizes(a int64, b uint64) int64 {
+	if b > math.MaxInt64 || a > math.MaxInt64-int64(b) {
+		return math.MaxInt64
 	}
+	return a + int64(b)
 }

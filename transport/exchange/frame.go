@@ -6,50 +6,61 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/klauspost/compress/zstd"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"pollux/blockstore"
 )
 
-// A frame is a uvarint length, a type byte and a body of length-1 bytes
-// (docs/protocol.md). Every WANT is answered in order: by DATA and MISS frames
-// that together cover its CIDs one by one, in the order in which they were asked.
+// A frame is a uvarint length, a type byte and a body of length-1 bytes. What they mean,
+// and in which order they come, is in docs/protocol.md.
 type frameType byte
 
 const (
-	// HELLO opens each direction of a stream. Its body is empty in this
-	// version; receivers ignore up to maxHello bytes of it.
-	frameHello frameType = 1
-	// WANT: uvarint count, then count times a uvarint length and a CID, and a uvarint
-	// length and the CID of a base, or the length 0.
-	frameWant frameType = 2
-	// DATA: uvarint count, encoding byte, count uvarints, payload. It answers the next
-	// count CIDs. A uvarint is twice the length of a block, or of a delta, and one more
-	// for a delta.
-	frameData frameType = 3
-	// MISS: uvarint count. The sender does not hold the next count CIDs.
-	frameMiss frameType = 4
+	frameHello frameType = 1 // both: nothing; at most maxHello bytes are ignored
+
+	// From the fetcher.
+	frameOpen   frameType = 2 // root, base, eager bytes
+	frameList   frameType = 3 // from, count, flags
+	frameWant   frameType = 4 // spans of leaves
+	frameCancel frameType = 5 // spans of leaves
+	frameGet    frameType = 6 // CIDs
+
+	// From the provider.
+	frameOpened frameType = 16 // status, others
+	frameIndex  frameType = 17 // from, flags, pieces
+	frameHave   frameType = 18 // flags, spans of leaves
+	frameData   frameType = 19 // first leaf, pieces
+	frameMiss   frameType = 20 // spans of leaves
+	frameBlocks frameType = 21 // pieces
+	framePeers  frameType = 22 // peer IDs and addresses
+	frameBusy   frameType = 23 // milliseconds
 )
 
 const (
-	maxWants   = 1024      // CIDs in a WANT
 	maxCID     = 256       // bytes of a CID
 	maxHello   = 1 << 10   // bytes of a HELLO
-	batchBytes = 256 << 10 // of a DATA frame's payload before compression, unless one block is larger
+	maxLeaves  = 1 << 24   // of a DAG
+	maxNodes   = 1 << 24   // of a DAG
+	maxSpans   = 1 << 10   // of a frame
+	maxGets    = 64        // CIDs of a GET
+	maxPieces  = 1 << 12   // of a frame
+	maxEager   = 1 << 20   // bytes that a fetcher lets a provider choose
+	maxPeers   = 16        // of a PEERS
+	maxAddrs   = 8         // of a peer
+	maxAddr    = 256       // bytes of an address, and of a peer ID
+	maxPause   = time.Hour // that BUSY asks for
+	maxRequest = 64 << 10  // body of a frame to the provider
 
-	// A DATA frame stands for at most one largest block, or a batch of at most
-	// maxWants smaller ones, and takes a few bytes more for each.
-	maxDataBytes = blockstore.MaxBlockSize
-	maxFrame     = maxDataBytes + 16<<10
-
-	// maxBatchStands is for how many bytes of blocks the deltas of a DATA frame stand at
-	// most, unless one block is larger: the fetcher works on a frame as a whole.
-	maxBatchStands = 4 << 20
-
-	encodingPlain = 0
-	encodingZstd  = 1
+	// maxRaw is what the pieces of a frame have at most before compression, their
+	// lengths included.
+	maxRaw = blockstore.MaxBlockSize + 64<<10
+	// maxAnswer bounds the body of a frame to the fetcher.
+	maxAnswer = maxRaw + 1<<10
 )
 
 var errProtocol = errors.New("protocol violation")
@@ -73,8 +84,8 @@ func appendFrame(dst []byte, t frameType, parts ...[]byte) []byte {
 	return dst
 }
 
-// readFrame reads one frame whose body has at most limit bytes. It returns
-// io.EOF only between frames.
+// readFrame reads one frame whose body has at most limit bytes, into a buffer of its
+// own. It returns io.EOF only between frames.
 func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {
@@ -87,9 +98,17 @@ func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
 	if err != nil {
 		return 0, nil, unexpected(err)
 	}
-	body := make([]byte, n-1)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return 0, nil, unexpected(err)
+	// A length alone does not take memory: the buffer grows with what has come.
+	body := make([]byte, 0, min(n-1, 64<<10))
+	for uint64(len(body)) < n-1 {
+		if len(body) == cap(body) {
+			body = append(make([]byte, 0, min(uint64(2*cap(body)), n-1)), body...)
+		}
+		read, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+read]
+		if err != nil {
+			return 0, nil, unexpected(err)
+		}
 	}
 	return frameType(t), body, nil
 }
@@ -101,205 +120,340 @@ func unexpected(err error) error {
 	return err
 }
 
-// fields reads the varints and runs of bytes of a frame body.
-type fields struct{ b []byte }
+// fields reads the varints and runs of bytes of a frame body. The first error sticks,
+// and all that is read after it is zero.
+type fields struct {
+	b   []byte
+	err error
+}
 
-func (f *fields) uvarint(limit int) (int, error) {
+func (f *fields) fail(format string, args ...any) {
+	if f.err == nil {
+		f.err = violation(format, args...)
+		f.b = nil
+	}
+}
+
+// uvarint reads a number of at most limit.
+func (f *fields) uvarint(limit int) int {
+	if f.err != nil {
+		return 0
+	}
 	v, n := binary.Uvarint(f.b)
-	if n <= 0 {
-		return 0, violation("bad number")
-	}
-	if v > uint64(limit) {
-		return 0, violation("%d is over the limit of %d", v, limit)
+	switch {
+	case n <= 0:
+		f.fail("bad number")
+		return 0
+	case v > uint64(limit):
+		f.fail("%d is over the limit of %d", v, limit)
+		return 0
 	}
 	f.b = f.b[n:]
-	return int(v), nil
+	return int(v)
 }
 
-func (f *fields) bytes(n int) ([]byte, error) {
+func (f *fields) bytes(n int) []byte {
 	if n > len(f.b) {
-		return nil, violation("frame is cut short")
+		f.fail("frame is cut short")
+		return nil
 	}
-	b := f.b[:n]
+	b := f.b[:n:n]
 	f.b = f.b[n:]
-	return b, nil
+	return b
 }
 
-// ask is one entry of a WANT.
-type ask struct {
-	cid  cid.Cid
-	base cid.Cid // a block that the answer may be a delta against; undefined for none
-}
-
-func appendWant(dst []byte, asks []ask) []byte {
-	body := binary.AppendUvarint(nil, uint64(len(asks)))
-	for _, a := range asks {
-		for _, c := range []cid.Cid{a.cid, a.base} {
-			body = binary.AppendUvarint(body, uint64(c.ByteLen()))
-			body = append(body, c.Bytes()...)
-		}
+func (f *fields) byte() byte {
+	if b := f.bytes(1); b != nil {
+		return b[0]
 	}
-	return appendFrame(dst, frameWant, body)
-}
-
-func parseWant(body []byte) ([]ask, error) {
-	f := fields{body}
-	count, err := f.uvarint(maxWants)
-	if err != nil {
-		return nil, err
-	}
-	asks := make([]ask, 0, min(count, len(body)))
-	for range count {
-		var a ask
-		if a.cid, err = f.cid(); err != nil {
-			return nil, err
-		}
-		if a.base, err = f.cid(); err != nil {
-			return nil, err
-		}
-		if !a.cid.Defined() {
-			return nil, violation("no CID")
-		}
-		asks = append(asks, a)
-	}
-	if len(f.b) > 0 {
-		return nil, violation("%d bytes too many in WANT", len(f.b))
-	}
-	return asks, nil
+	return 0
 }
 
 // cid reads a length and a CID, which is undefined if the length is 0.
-func (f *fields) cid() (cid.Cid, error) {
-	n, err := f.uvarint(maxCID)
-	if err != nil || n == 0 {
-		return cid.Undef, err
-	}
-	b, err := f.bytes(n)
-	if err != nil {
-		return cid.Undef, err
+func (f *fields) cid() cid.Cid {
+	b := f.bytes(f.uvarint(maxCID))
+	if len(b) == 0 {
+		return cid.Undef
 	}
 	c, err := cid.Cast(b)
 	if err != nil {
-		return cid.Undef, violation("bad CID: %v", err)
+		f.fail("bad CID: %v", err)
+		return cid.Undef
 	}
-	return c, nil
+	return c
 }
 
-func appendMiss(dst []byte, count int) []byte {
-	return appendFrame(dst, frameMiss, binary.AppendUvarint(nil, uint64(count)))
+// end returns the error, or that something is left over.
+func (f *fields) end() error {
+	if len(f.b) > 0 {
+		f.fail("%d bytes too many", len(f.b))
+	}
+	return f.err
 }
 
-func parseMiss(body []byte) (count int, err error) {
-	f := fields{body}
-	if count, err = f.uvarint(maxWants); err != nil {
-		return 0, err
-	}
-	if count == 0 || len(f.b) > 0 {
-		return 0, violation("bad MISS")
-	}
-	return count, nil
+func appendCID(dst []byte, c cid.Cid) []byte {
+	dst = binary.AppendUvarint(dst, uint64(c.ByteLen()))
+	return append(dst, c.Bytes()...)
 }
 
-// piece is what a DATA frame says of one block.
-type piece struct {
-	bytes []byte // of the block, or a delta
-	delta bool
+// open asks for a DAG. It may be sent again with another base.
+type open struct {
+	root, base cid.Cid
+	eager      int // bytes of leaves that may be sent unasked
 }
 
-// appendData appends a DATA frame with pieces, which are together at most
-// maxDataBytes, compressed into one zstd frame where that saves a tenth.
-func appendData(dst []byte, enc *zstd.Encoder, pieces []piece) []byte {
-	total := 0
-	var lengths []byte
-	for _, p := range pieces {
-		n := uint64(len(p.bytes)) << 1
-		if p.delta {
-			n |= 1
-		}
-		lengths = binary.AppendUvarint(lengths, n)
-		total += len(p.bytes)
-	}
-	payload := make([]byte, 0, total)
-	for _, p := range pieces {
-		payload = append(payload, p.bytes...)
-	}
-	encoding := byte(encodingPlain)
-	if packed := enc.EncodeAll(payload, make([]byte, 0, total)); len(packed) <= total-total/10 {
-		encoding = encodingZstd
-		payload = packed
-	}
-	count := binary.AppendUvarint(nil, uint64(len(pieces)))
-	return appendFrame(dst, frameData, count, []byte{encoding}, lengths, payload)
+func appendOpen(dst []byte, o open) []byte {
+	body := appendCID(appendCID(nil, o.root), o.base)
+	return appendFrame(dst, frameOpen, binary.AppendUvarint(body, uint64(o.eager)))
 }
 
-// data is a parsed DATA frame: the head is checked, the payload not decoded.
-type data struct {
-	encoding byte
-	lengths  []int  // of each piece
-	deltas   []bool // which of them are deltas
-	total    int    // sum of the lengths
-	payload  []byte
+func parseOpen(body []byte) (open, error) {
+	f := fields{b: body}
+	o := open{f.cid(), f.cid(), f.uvarint(maxEager)}
+	if f.err == nil && !o.root.Defined() {
+		f.fail("no root")
+	}
+	return o, f.end()
 }
 
-func parseData(body []byte) (data, error) {
-	f := fields{body}
-	count, err := f.uvarint(maxWants)
-	if err != nil {
-		return data{}, err
+// list asks for nodes: count of them, or all if that is 0, from the given number on.
+type list struct {
+	from, count int
+	full        bool // with those that the base has in the same place
+}
+
+const (
+	flagFull = 1 // of LIST and INDEX
+	flagLast = 2 // of INDEX
+	flagAll  = 1 // of HAVE
+)
+
+func appendList(dst []byte, l list) []byte {
+	body := binary.AppendUvarint(nil, uint64(l.from))
+	body = binary.AppendUvarint(body, uint64(l.count))
+	return appendFrame(dst, frameList, append(body, flag(l.full, flagFull)))
+}
+
+func parseList(body []byte) (list, error) {
+	f := fields{b: body}
+	l := list{from: f.uvarint(maxNodes), count: f.uvarint(maxNodes)}
+	l.full = f.flags(flagFull)&flagFull != 0
+	return l, f.end()
+}
+
+func flag(on bool, f byte) byte {
+	if on {
+		return f
 	}
-	encoding, err := f.bytes(1)
-	if err != nil {
-		return data{}, err
+	return 0
+}
+
+func (f *fields) flags(known byte) byte {
+	b := f.byte()
+	if b&^known != 0 {
+		f.fail("unknown flags %#x", b)
 	}
-	room := min(count, len(f.b))
-	d := data{encoding: encoding[0], lengths: make([]int, 0, room), deltas: make([]bool, 0, room)}
-	if count == 0 || d.encoding > encodingZstd {
-		return data{}, violation("bad DATA")
+	return b
+}
+
+// Statuses of OPENED.
+const (
+	statusAbsent = 0 // the root, or a node below it, is not held
+	statusOpen   = 1
+	statusBased  = 2 // and the base is held too
+)
+
+type opened struct {
+	status byte
+	others int // that fetch the same DAG from the provider
+}
+
+func appendOpened(dst []byte, o opened) []byte {
+	return appendFrame(dst, frameOpened, binary.AppendUvarint([]byte{o.status}, uint64(o.others)))
+}
+
+func parseOpened(body []byte) (opened, error) {
+	f := fields{b: body}
+	o := opened{f.byte(), f.uvarint(math.MaxInt32)}
+	if o.status > statusBased {
+		f.fail("unknown status %d", o.status)
 	}
+	return o, f.end()
+}
+
+func appendSpanFrame(dst []byte, t frameType, spans []span) []byte {
+	return appendFrame(dst, t, appendSpans(nil, spans))
+}
+
+func parseSpanFrame(body []byte) ([]span, error) {
+	f := fields{b: body}
+	spans := f.spans()
+	if len(spans) == 0 {
+		f.fail("no leaves")
+	}
+	return spans, f.end()
+}
+
+func appendHave(dst []byte, all bool, spans []span) []byte {
+	return appendFrame(dst, frameHave, appendSpans([]byte{flag(all, flagAll)}, spans))
+}
+
+func parseHave(body []byte) (all bool, spans []span, err error) {
+	f := fields{b: body}
+	all = f.flags(flagAll)&flagAll != 0
+	spans = f.spans()
+	return all, spans, f.end()
+}
+
+func appendSpans(dst []byte, spans []span) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(spans)))
+	at := 0
+	for _, s := range spans {
+		dst = binary.AppendUvarint(dst, uint64(s.first-at))
+		dst = binary.AppendUvarint(dst, uint64(s.n))
+		at = s.end()
+	}
+	return dst
+}
+
+func (f *fields) spans() []span {
+	count := f.uvarint(maxSpans)
+	spans := make([]span, 0, min(count, len(f.b)/2))
+	at := 0
 	for range count {
-		n, err := f.uvarint(2*blockstore.MaxBlockSize + 1)
-		if err != nil {
-			return data{}, err
+		s := span{first: at + f.uvarint(maxLeaves), n: f.uvarint(maxLeaves)}
+		if f.err == nil && (s.n == 0 || s.end() > maxLeaves) {
+			f.fail("bad span of leaves")
 		}
-		d.lengths = append(d.lengths, n>>1)
-		d.deltas = append(d.deltas, n&1 == 1)
-		if d.total += n >> 1; d.total > maxDataBytes {
-			return data{}, violation("DATA of over %d bytes", maxDataBytes)
+		if f.err != nil {
+			return nil
 		}
+		spans = append(spans, s)
+		at = s.end()
 	}
-	d.payload = f.b
-	if d.encoding == encodingPlain && len(d.payload) != d.total {
-		return data{}, violation("DATA of %d bytes, %d announced", len(d.payload), d.total)
-	}
-	return d, nil
+	return spans
 }
 
-// pieces decodes the payload.
-func (d data) pieces(dec *zstd.Decoder) ([]piece, error) {
-	raw := d.payload
-	if d.encoding == encodingZstd {
-		var err error
-		// The decoder refuses to yield more than maxDataBytes.
-		if raw, err = dec.DecodeAll(d.payload, make([]byte, 0, d.total)); err != nil {
-			return nil, violation("zstd: %v", err)
-		}
-		if len(raw) != d.total {
-			return nil, violation("DATA holds %d bytes, %d announced", len(raw), d.total)
-		}
+func appendGet(dst []byte, cids []cid.Cid) []byte {
+	body := binary.AppendUvarint(nil, uint64(len(cids)))
+	for _, c := range cids {
+		body = appendCID(body, c)
 	}
-	pieces := make([]piece, len(d.lengths))
-	for i, n := range d.lengths {
-		pieces[i], raw = piece{raw[:n:n], d.deltas[i]}, raw[n:]
-	}
-	return pieces, nil
+	return appendFrame(dst, frameGet, body)
 }
 
-func newEncoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
+func parseGet(body []byte) ([]cid.Cid, error) {
+	f := fields{b: body}
+	count := f.uvarint(maxGets)
+	var cids []cid.Cid
+	for range count {
+		c := f.cid()
+		if f.err == nil && !c.Defined() {
+			f.fail("no CID")
+		}
+		cids = append(cids, c)
+	}
+	return cids, f.end()
 }
 
-func newDecoder() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(maxDataBytes))
+func appendPeers(dst []byte, peers []peer.AddrInfo) []byte {
+	body := binary.AppendUvarint(nil, uint64(len(peers)))
+	for _, p := range peers {
+		body = binary.AppendUvarint(body, uint64(len(p.ID)))
+		body = append(body, p.ID...)
+		body = binary.AppendUvarint(body, uint64(len(p.Addrs)))
+		for _, a := range p.Addrs {
+			body = binary.AppendUvarint(body, uint64(len(a.Bytes())))
+			body = append(body, a.Bytes()...)
+		}
+	}
+	return appendFrame(dst, framePeers, body)
+}
+
+func parsePeers(body []byte) ([]peer.AddrInfo, error) {
+	f := fields{b: body}
+	count := f.uvarint(maxPeers)
+	var peers []peer.AddrInfo
+	for range count {
+		id, err := peer.IDFromBytes(f.bytes(f.uvarint(maxAddr)))
+		if f.err == nil && err != nil {
+			f.fail("bad peer ID: %v", err)
+		}
+		info := peer.AddrInfo{ID: id}
+		for range f.uvarint(maxAddrs) {
+			a, err := ma.NewMultiaddrBytes(f.bytes(f.uvarint(maxAddr)))
+			if f.err == nil && err != nil {
+				f.fail("bad address: %v", err)
+			}
+			info.Addrs = append(info.Addrs, a)
+		}
+		peers = append(peers, info)
+	}
+	return peers, f.end()
+}
+
+func appendBusy(dst []byte, pause time.Duration) []byte {
+	return appendFrame(dst, frameBusy, binary.AppendUvarint(nil, uint64(pause/time.Millisecond)))
+}
+
+func parseBusy(body []byte) (time.Duration, error) {
+	f := fields{b: body}
+	ms := f.uvarint(int(maxPause / time.Millisecond))
+	return time.Duration(ms) * time.Millisecond, f.end()
+}
+
+// answer is a parsed INDEX, DATA or BLOCKS: the head is checked, the pieces are still
+// encoded.
+type answer struct {
+	first int // number of the first node or leaf
+	full  bool
+	last  bool
+	body  body
+}
+
+func appendIndex(dst []byte, first int, full, last bool, b body) []byte {
+	head := binary.AppendUvarint(nil, uint64(first))
+	head = append(head, flag(full, flagFull)|flag(last, flagLast))
+	return appendFrame(dst, frameIndex, head, b.head(), b.payload)
+}
+
+func parseIndex(b []byte) (answer, error) {
+	f := fields{b: b}
+	a := answer{first: f.uvarint(maxNodes)}
+	flags := f.flags(flagFull | flagLast)
+	a.full, a.last = flags&flagFull != 0, flags&flagLast != 0
+	a.body = f.body()
+	if f.err == nil && a.body.count == 0 && !a.last {
+		f.fail("empty INDEX")
+	}
+	return a, f.err
+}
+
+func appendData(dst []byte, first int, b body) []byte {
+	return appendFrame(dst, frameData, binary.AppendUvarint(nil, uint64(first)), b.head(), b.payload)
+}
+
+func parseData(b []byte) (answer, error) {
+	f := fields{b: b}
+	a := answer{first: f.uvarint(maxLeaves)}
+	a.body = f.body()
+	if f.err == nil && (a.body.count == 0 || a.first+a.body.count > maxLeaves) {
+		f.fail("bad DATA")
+	}
+	return a, f.err
+}
+
+func (a answer) span() span { return span{a.first, a.body.count} }
+
+func appendBlocks(dst []byte, b body) []byte {
+	return appendFrame(dst, frameBlocks, b.head(), b.payload)
+}
+
+func parseBlocks(b []byte) (answer, error) {
+	f := fields{b: b}
+	a := answer{body: f.body()}
+	if f.err == nil && a.body.count == 0 {
+		f.fail("empty BLOCKS")
+	}
+	return a, f.err
 }

@@ -1,125 +1,197 @@
 package exchange
 
 import (
-	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
-
-	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/peer"
-
-	"pollux/blockstore"
-	"pollux/dag"
 )
 
-// want is one block that a Fetch still needs.
-type want struct {
-	cid    cid.Cid
-	base   cid.Cid // a block that is held and may be much like it; undefined for none
-	size   int     // expected, for the window; never trusted for memory
-	done   bool
-	queued bool                 // waits in the pool
-	owers  []*session           // that were asked for it and have not answered
-	asked  time.Time            // when it was last asked for
-	lacks  map[peer.ID]struct{} // peers that answered MISS in the session they are in
+// task is a segment of which leaves are missing.
+type task struct {
+	segment
+	left    int        // leaves that are missing
+	owers   []*session // that were asked for them and have not answered
+	working int        // answers that came and are being looked at
+	queued  bool       // waits in the pool
+	asked   time.Time  // when it was last asked for
 }
 
-// pool holds the wants that are to be asked for. It is guarded by its Fetch's
-// mutex.
+// pool holds the tasks of a Fetch. It is guarded by its Fetch's mutex.
 type pool struct {
-	nodes []*want // blocks that lead to more: asked for first
-	rest  []*want
+	all   []*task // by number of the segment; nil where nothing was missing
+	queue []*task // that nobody owes, mostly by number
 }
 
-// nodeSize is the size expected of a block with links, whose link states the
-// size of everything below it.
-const nodeSize = 4 << 10
+// scanLimit bounds how many tasks are looked at to find one that a peer may have.
+const scanLimit = 1024
 
-func newWant(l dag.Link, base cid.Cid) *want {
-	limit := uint64(blockstore.MaxBlockSize)
-	if l.CID.Prefix().Codec != cid.Raw {
-		limit = nodeSize
+// add makes a task of the latest segment, of which leaves are missing that claim so many
+// bytes. The caller holds mu.
+func (f *Fetch) add(s segment, missing, bytes int) {
+	number := len(f.order.cuts) - 1
+	s.bytes = bytes
+	t := &task{segment: s, left: missing}
+	f.pool.all = append(f.pool.all, make([]*task, number+1-len(f.pool.all))...)
+	f.pool.all[number] = t
+	if len(f.chosen.spans(nil, s.span, true)) == 0 { // else once that was looked at
+		t.queued = true
+		f.pool.queue = append(f.pool.queue, t)
 	}
-	return &want{cid: l.CID, base: base, size: int(max(min(l.Size, limit), 1))}
+	f.need()
+	f.changed.Broadcast()
 }
 
-func (p *pool) put(w *want) {
-	if w.queued || w.done {
-		return
-	}
-	w.queued = true
-	if w.cid.Prefix().Codec != cid.Raw {
-		p.nodes = append(p.nodes, w)
-	} else {
-		p.rest = append(p.rest, w)
+// offer puts t into the pool again if something of it is missing that nobody owes. The
+// caller holds mu.
+func (f *Fetch) offer(t *task) {
+	if t.left > 0 && len(t.owers) == 0 && t.working == 0 {
+		f.pool.put(t)
 	}
 }
 
-// suits says whether s may be asked for w: its peer may have it, and was not asked.
-func (w *want) suits(s *session) bool {
-	_, lacks := w.lacks[s.peer]
-	return !lacks && !slices.Contains(w.owers, s)
+func (p *pool) put(t *task) {
+	if t.left > 0 && !t.queued {
+		t.queued = true
+		p.queue = slices.Insert(p.queue, 0, t) // it was asked for early, so it comes early in order
+	}
 }
 
-// take removes wants that s may have, of up to bytes bytes and maxWants in
-// number but at least one, if there is any.
-func (p *pool) take(s *session, bytes int) []*want {
-	var batch []*want
-	p.nodes = takeFrom(p.nodes, s, &batch, &bytes)
-	p.rest = takeFrom(p.rest, s, &batch, &bytes)
-	return batch
+// tasks returns the tasks that have leaves in s, all segments of which are done. The
+// caller holds mu.
+func (f *Fetch) tasks(s span) []*task {
+	var tasks []*task
+	for i := s.first; i < s.end(); {
+		number, part := f.order.segmentOf(i)
+		if number < len(f.pool.all) && f.pool.all[number] != nil {
+			tasks = append(tasks, f.pool.all[number])
+		}
+		i = part.end()
+	}
+	return tasks
 }
 
-// scanLimit bounds how many wants that a session lacks are passed over to find
-// one that it may have.
-const scanLimit = 4096
+// missing returns what s can be asked for of t. The caller holds mu.
+func (f *Fetch) missing(t *task, s *session) []span {
+	var spans []span
+	for _, m := range f.got.spans(nil, t.span, false) {
+		spans = s.offers(spans, m)
+	}
+	return spans
+}
 
-// takeFrom takes from the front of q, and returns what is left of it.
-func takeFrom(q []*want, s *session, batch *[]*want, bytes *int) []*want {
-	var lacking []*want
-	i := 0
-	for ; i < len(q) && len(lacking) < scanLimit; i++ {
-		w := q[i]
-		if w.done {
-			w.queued = false
+// take removes a task from the pool that s may be asked for, and returns it and what
+// of it; nil if there is none. The caller holds mu.
+//
+// Of a site that others fetch at the same time, it is what fewest peers have, and among
+// those any: so that each brings something that the others lack. Else it is the first,
+// which is read from disks in order.
+func (f *Fetch) take(s *session) (*task, []span) {
+	q := f.pool.queue
+	best, fewest := -1, 0
+	var spans []span
+	start := 0
+	if f.crowd && len(q) > 0 {
+		start = rand.IntN(len(q))
+	}
+	for i := range min(len(q), scanLimit) {
+		i = (start + i) % len(q)
+		t := q[i]
+		if t.left == 0 || t.working > 0 || slices.Contains(t.owers, s) || !s.mayHave(t.span) {
 			continue
 		}
-		if len(*batch) > 0 && *bytes <= 0 || len(*batch) >= maxWants {
-			break
-		}
-		if !w.suits(s) {
-			lacking = append(lacking, w)
-			continue
-		}
-		w.queued = false
-		*batch = append(*batch, w)
-		*bytes -= s.cost(w)
-	}
-	// What was passed over goes back to the front, in place: there is room,
-	// since at least as many were read.
-	at := i - len(lacking)
-	copy(q[at:i], lacking)
-	clear(q[:at])
-	return q[at:]
-}
-
-// has says whether the pool has something that s may have.
-func (p *pool) has(s *session) bool {
-	for _, q := range [][]*want{p.nodes, p.rest} {
-		for _, w := range q[:min(len(q), scanLimit)] {
-			if !w.done && w.suits(s) {
-				return true
+		have := 1
+		if f.crowd {
+			if have = f.holders(t); best >= 0 && have >= fewest {
+				continue
 			}
+		}
+		if m := f.missing(t, s); len(m) > 0 {
+			best, fewest, spans = i, have, m
+			if have == 1 {
+				break
+			}
+		}
+	}
+	if best < 0 {
+		return nil, nil
+	}
+	t := q[best]
+	t.queued = false
+	f.pool.queue = slices.Delete(q, best, best+1)
+	return t, spans
+}
+
+// holders returns how many peers have all of t.
+func (f *Fetch) holders(t *task) int {
+	n := 0
+	for s := range f.sessions {
+		if s.opened && s.err == nil && s.hasAll(t.span) {
+			n++
+		}
+	}
+	return n
+}
+
+// has says whether the pool has something for s. The caller holds mu.
+func (f *Fetch) has(s *session) bool {
+	for _, t := range f.pool.queue[:min(len(f.pool.queue), scanLimit)] {
+		if t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) && len(f.missing(t, s)) > 0 {
+			return true
 		}
 	}
 	return false
 }
 
-// addSizes returns a + b, or the largest int64 if sizes that a tree claims are
-// absurd.
-func addSizes(a int64, b uint64) int64 {
-	if b > math.MaxInt64 || a > math.MaxInt64-int64(b) {
-		return math.MaxInt64
+// steal returns a task that another session owes and s would bring much sooner, or nil.
+// The caller holds mu.
+func (f *Fetch) steal(s *session) (*task, []span) {
+	if !f.order.complete || len(f.pool.queue) > 0 && f.has(s) || s.rate() == 0 {
+		return nil, nil
 	}
-	return a + int64(b)
+	var (
+		best   *task
+		spans  []span
+		latest time.Duration
+	)
+	for o := range f.sessions {
+		if o == s || o.err != nil {
+			continue
+		}
+		ahead := 0
+		for _, d := range o.owed {
+			ahead += d.cost
+			t := d.task
+			if t.left == 0 || len(t.owers) != 1 || t.working > 0 || !s.mayHave(t.span) {
+				continue
+			}
+			eta := o.eta(ahead)
+			if eta < latest || eta < 2*s.eta(s.owedSize+d.cost)+stealMargin {
+				continue
+			}
+			if f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
+				continue
+			}
+			if m := f.missing(t, s); len(m) > 0 {
+				best, spans, latest = t, m, eta
+			}
+		}
+	}
+	return best, spans
+}
+
+const (
+	// stealMargin is what a stolen task has to come sooner by, at the least.
+	stealMargin = 50 * time.Millisecond
+	// At most one part in stealPart of what was received, and stealMin bytes, is asked for
+	// twice to be done sooner. Much of it is called off before it is sent.
+	stealPart = 50
+	stealMin  = 64 << 10
+)
+
+// callOff tells those who still owe t, which is done, not to send it. The caller holds
+// mu.
+func (f *Fetch) callOff(t *task) {
+	for _, s := range slices.Clone(t.owers) {
+		s.drop(t)
+	}
 }

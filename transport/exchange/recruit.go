@@ -35,6 +35,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 	type outcome struct {
 		peer peer.ID
 		gave bool // it sent blocks
+		err  error
 	}
 	var (
 		known   = make(map[peer.ID]*state)
@@ -60,6 +61,25 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		delete(known, worst)
 		waiting = slices.DeleteFunc(waiting, func(p peer.ID) bool { return p == worst })
 	}
+	meet := func(info peer.AddrInfo) {
+		book.AddAddrs(info.ID, info.Addrs, peerstore.TempAddrTTL)
+		if _, ok := known[info.ID]; ok || info.ID == f.client.host.ID() {
+			return
+		}
+		if len(known) >= maxCandidates {
+			forget()
+		}
+		known[info.ID] = &state{info: info, delay: firstRetry}
+		wait(info.ID)
+		f.mu.Lock()
+		if len(f.candidates) < maxCandidates {
+			f.candidates = append(f.candidates, info)
+		}
+		f.mu.Unlock()
+	}
+	for _, info := range f.early {
+		meet(info)
+	}
 	latency := func(p peer.ID) time.Duration {
 		if d := book.LatencyEWMA(p); d > 0 {
 			return d
@@ -80,21 +100,18 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 				f.providers[c.ID] = struct{}{}
 			}
 			f.mu.Unlock()
-			book.AddAddrs(c.ID, c.Addrs, peerstore.TempAddrTTL)
-			if _, ok := known[c.ID]; ok || c.ID == f.client.host.ID() {
-				continue
-			}
-			if len(known) >= maxCandidates {
-				forget()
-			}
-			known[c.ID] = &state{info: c.AddrInfo, delay: firstRetry}
-			wait(c.ID)
+			meet(c.AddrInfo)
+		case info := <-f.met:
+			meet(info)
 		case o := <-ended:
 			active--
 			s := known[o.peer]
 			s.active = false
 			if o.gave {
 				s.delay = firstRetry
+			}
+			if busy, ok := errors.AsType[*busyError](o.err); ok {
+				s.delay = max(s.delay, busy.pause)
 			}
 			// Spread out, so that peers that failed together do not return together.
 			time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
@@ -127,7 +144,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 					f.client.log.Debug("provider ended", "peer", info.ID, "root", f.request.Root, "err", err)
 				}
 				select {
-				case ended <- outcome{info.ID, gave}:
+				case ended <- outcome{info.ID, gave, err}:
 				case <-f.end:
 				}
 			})
@@ -141,39 +158,14 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 // try connects to a peer and works with it until either side is done. gave says
 // that the peer sent blocks.
 func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err error) {
-	if f.client.bans.has(info.ID) {
-		return false, errBanned
-	}
-	h := f.client.host
-	dialCtx, cancel := context.WithTimeout(ctx, connectLimit)
-	defer cancel()
-	if err := h.Connect(dialCtx, info); err != nil {
-		return false, err
-	}
-	tag := fmt.Sprintf("%s/%p", Service, f)
-	h.ConnManager().Protect(info.ID, tag)
-	defer h.ConnManager().Unprotect(info.ID, tag)
-	st, err := h.NewStream(dialCtx, info.ID, Protocol)
+	st, release, err := f.client.stream(ctx, info)
 	if err != nil {
 		return false, err
 	}
-	if err := st.Scope().SetService(Service); err != nil {
-		st.Reset()
-		return false, err
-	}
-	return f.use(ctx, info.ID, st)
-}
-
-var errBanned = errors.New("sent a bad block within the last hour")
-
-// use runs a session on st.
-func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) (gave bool, err error) {
-	s := &session{fetch: f, peer: p, stream: st, window: firstWindow, ratio: [2]float64{firstRatio, firstRatio}}
+	defer release()
+	s := newSession(f, info.ID, st)
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
-	for w := range f.wants {
-		delete(w.lacks, p) // it may have come by it since
-	}
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -181,11 +173,42 @@ func (f *Fetch) use(ctx context.Context, p peer.ID, st network.Stream) (gave boo
 		f.changed.Broadcast()
 		f.mu.Unlock()
 		if s.rtt > 0 {
-			f.client.host.Peerstore().RecordLatency(p, s.rtt)
+			f.client.host.Peerstore().RecordLatency(info.ID, s.rtt)
 		}
 	}()
+	leave := f.swarm.join(info.ID)
+	defer leave()
 	err = s.run(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return s.gave, err
 }
+
+// stream connects to a peer and opens a stream; release ends what keeps the connection.
+func (c *Client) stream(ctx context.Context, info peer.AddrInfo) (_ network.Stream, release func(), err error) {
+	if c.bans.has(info.ID) {
+		return nil, nil, errBanned
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	if err := c.host.Connect(ctx, info); err != nil {
+		return nil, nil, err
+	}
+	tag := fmt.Sprintf("%s/%d", Service, c.tags.Add(1))
+	c.host.ConnManager().Protect(info.ID, tag)
+	release = func() { c.host.ConnManager().Unprotect(info.ID, tag) }
+	st, err := c.host.NewStream(ctx, info.ID, Protocol)
+	if err == nil {
+		err = st.Scope().SetService(Service)
+		if err != nil {
+			st.Reset()
+		}
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return st, release, nil
+}
+
+var errBanned = errors.New("sent a bad block within the last hour")

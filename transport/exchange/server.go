@@ -1,21 +1,18 @@
 package exchange
 
 import (
-	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/klauspost/compress/zstd"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"pollux/blockstore"
 	"pollux/transport/delta"
@@ -23,13 +20,13 @@ import (
 
 // Protocol is the libp2p protocol ID. Its last part is the version: nodes that
 // do not share one do not talk.
-const Protocol protocol.ID = "/pollux/sync/2"
+const Protocol protocol.ID = "/pollux/sync/3"
 
 // Service is the name under which the resource manager limits the protocol.
 const Service = "pollux.sync"
 
 const (
-	// serveIdle ends a stream on which nothing was asked for so long.
+	// serveIdle ends a stream on which nothing was asked or sent for so long.
 	serveIdle = time.Minute
 	// writeLimit ends a stream whose reader takes longer than this for one
 	// frame: it holds memory that others could use.
@@ -38,6 +35,12 @@ const (
 	// many of one peer; more are reset.
 	serveLimit   = 256
 	servePerPeer = 32
+	// uploads is how many peers are sent whole DAGs at a time. Others are told to ask
+	// elsewhere, and where, until one has not asked for uploadIdle.
+	uploads    = 48
+	uploadIdle = 10 * time.Second
+	// busyPause is what those are asked to wait.
+	busyPause = 5 * time.Second
 )
 
 // Getter reads verified blocks.
@@ -45,33 +48,45 @@ type Getter interface {
 	Get(context.Context, cid.Cid) (blockstore.Block, error)
 }
 
-// Server answers other nodes' wants from a store. It holds at most one WANT and a
-// DATA frame, as blocks and encoded, in memory for each stream, and books the
-// frame with the resource manager.
-type Server struct {
-	store   Getter
-	log     *slog.Logger
-	encoder *zstd.Encoder
-	deltas  sync.Pool // of *delta.Encoder
-
-	mu      sync.Mutex // guards the fields below
-	serving map[peer.ID]int
-	total   int
+// Store is what a Server serves from.
+type Store interface {
+	Getter
+	Has(cid.Cid) (bool, error)
+	// Packed reads a block without verifying it; see blockstore.Store.
+	Packed(ctx context.Context, c cid.Cid) (data []byte, packed bool, size int, err error)
 }
 
-// NewServer returns a Server that reads from store.
-func NewServer(store Getter, log *slog.Logger) (*Server, error) {
+// Server answers other nodes from a store. It holds a few requests, and at most two
+// answers, in memory for each stream, and books those with the resource manager.
+type Server struct {
+	host    host.Host
+	store   Store
+	log     *slog.Logger
+	encoder *encoder
+	deltas  sync.Pool // of *delta.Encoder
+	swarms  *swarms
+	frames  *frames
+
+	mu        sync.Mutex // guards the fields below
+	serving   map[peer.ID]int
+	total     int
+	uploading map[*serving]time.Time // when they asked last
+}
+
+// NewServer returns a Server that reads from store and answers on h.
+func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 	enc, err := newEncoder()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{store: store, log: log, encoder: enc, serving: make(map[peer.ID]int)}
+	s := &Server{
+		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(),
+		serving: make(map[peer.ID]int), uploading: make(map[*serving]time.Time),
+	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
+	h.SetStreamHandler(Protocol, s.handle)
 	return s, nil
 }
-
-// Register makes h serve the protocol.
-func (s *Server) Register(h host.Host) { h.SetStreamHandler(Protocol, s.handle) }
 
 func (s *Server) handle(st network.Stream) {
 	remote := st.Conn().RemotePeer()
@@ -80,23 +95,16 @@ func (s *Server) handle(st network.Stream) {
 		return
 	}
 	defer s.leave(remote)
-	defer func() {
-		if r := recover(); r != nil {
-			s.log.Error("panic while serving a peer", "peer", remote, "panic", r)
-			st.Reset()
-		}
-	}()
 	if err := st.Scope().SetService(Service); err != nil {
 		st.Reset()
 		return
 	}
-	err := s.serve(st, st.Scope())
-	if err == nil {
-		st.Close()
+	if err := s.serve(st, st.Scope(), remote); err != nil {
+		st.Reset()
+		s.log.Debug("stopped serving a peer", "peer", remote, "err", err)
 		return
 	}
-	st.Reset()
-	s.log.Debug("stopped serving a peer", "peer", remote, "err", err)
+	st.Close()
 }
 
 func (s *Server) enter(p peer.ID) bool {
@@ -119,131 +127,45 @@ func (s *Server) leave(p peer.ID) {
 	}
 }
 
-// deadliner is the part of a stream that bounds how long a peer may dawdle.
-type deadliner interface {
+// upload says whether c may send a DAG, and notes that it was asked to.
+func (s *Server) upload(c *serving) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if _, ok := s.uploading[c]; !ok && len(s.uploading) >= uploads {
+		for other, asked := range s.uploading {
+			if now.Sub(asked) > uploadIdle {
+				delete(s.uploading, other) // until it asks again
+			}
+		}
+		if len(s.uploading) >= uploads {
+			return false
+		}
+	}
+	s.uploading[c] = now
+	return true
+}
+
+// addrs returns where p can be dialled, as far as this node knows.
+func (s *Server) addrs(p peer.ID) []ma.Multiaddr {
+	var addrs []ma.Multiaddr
+	for _, a := range s.host.Peerstore().Addrs(p) {
+		if len(a.Bytes()) <= maxAddr && len(addrs) < maxAddrs {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// stream is what serving needs of a network.Stream.
+type stream interface {
 	io.ReadWriter
-	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
+	Reset() error
 }
 
 // memory is where the bytes that a stream takes are booked.
 type memory interface {
 	ReserveMemory(size int, prio uint8) error
 	ReleaseMemory(size int)
-}
-
-func (s *Server) serve(st deadliner, mem memory) error {
-	r := bufio.NewReaderSize(st, 16<<10)
-	const maxWantFrame = maxWants*2*(maxCID+2) + 16
-	if err := s.send(st, appendFrame(nil, frameHello)); err != nil {
-		return err
-	}
-	for first := true; ; first = false {
-		if err := st.SetReadDeadline(time.Now().Add(serveIdle)); err != nil {
-			return err
-		}
-		t, body, err := readFrame(r, maxWantFrame)
-		switch {
-		case errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
-			return nil
-		case err != nil:
-			return err
-		case first && t == frameHello && len(body) <= maxHello:
-			continue
-		case first || t != frameWant:
-			return violation("unexpected frame of type %d", t)
-		}
-		asks, err := parseWant(body)
-		if err != nil {
-			return err
-		}
-		if err := s.answer(st, mem, asks); err != nil {
-			return err
-		}
-	}
-}
-
-// answer sends the frames that cover asks. A block that cannot be read, for
-// whatever reason, is a MISS: the peer will find it elsewhere. Nothing is logged of
-// it, since a peer could fill the log; the store reports damage itself.
-func (s *Server) answer(st deadliner, mem memory, asks []ask) error {
-	var batch []piece
-	packed, stands, missing := 0, 0, 0 // bytes of the batch and of its blocks, and blocks
-	flush := func() error {
-		var frame []byte
-		switch {
-		case missing > 0:
-			frame = appendMiss(nil, missing)
-		case len(batch) > 0:
-			frame = appendData(nil, s.encoder, batch)
-		default:
-			return nil
-		}
-		clear(batch)
-		batch, packed, stands, missing = batch[:0], 0, 0, 0
-		return s.send(st, frame)
-	}
-	booked := 0
-	defer func() { mem.ReleaseMemory(booked) }()
-	for _, a := range asks {
-		b, err := s.store.Get(context.Background(), a.cid)
-		if err != nil {
-			if len(batch) > 0 {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-			missing++
-			continue
-		}
-		p := s.piece(b, a.base)
-		full := len(batch) > 0 && (packed+len(p.bytes) > batchBytes || stands+len(b.Data()) > maxBatchStands)
-		if missing > 0 || full {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-		batch = append(batch, p)
-		packed += len(p.bytes)
-		stands += len(b.Data())
-		// The pieces, the frame plain and packed, and a block and its base.
-		if need := 3*packed + 2*len(b.Data()); need > booked {
-			if err := mem.ReserveMemory(need-booked, network.ReservationPriorityMedium); err != nil {
-				return err
-			}
-			booked = need
-		}
-	}
-	return flush()
-}
-
-// piece returns what to send for b: itself, or if base is held and it is worth it a delta.
-func (s *Server) piece(b blockstore.Block, base cid.Cid) piece {
-	if !base.Defined() {
-		return piece{bytes: b.Data()}
-	}
-	from, err := s.store.Get(context.Background(), base)
-	if err != nil {
-		return piece{bytes: b.Data()}
-	}
-	d := s.deltas.Get().(*delta.Encoder)
-	defer s.deltas.Put(d)
-	ops := d.Append(nil, from.Data(), b.Data())
-	if len(ops) > len(b.Data())/minDelta {
-		return piece{bytes: b.Data()} // which compresses better together with its like
-	}
-	return piece{ops, true}
-}
-
-// minDelta is how many times shorter than its block a delta is to be.
-const minDelta = 2
-
-func (s *Server) send(st deadliner, frame []byte) error {
-	if err := st.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
-		return err
-	}
-	if _, err := st.Write(frame); err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	return nil
 }

@@ -1,11 +1,9 @@
 package exchange
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -16,31 +14,35 @@ import (
 )
 
 const (
-	// The window is how many bytes a provider may owe. It follows the
-	// bandwidth-delay product of the path, between the last two.
-	firstWindow = 256 << 10
-	minWindow   = 64 << 10
-	maxWindow   = 8 << 20
-
 	// stallAfter, or four round trips if they take longer, without a byte
-	// makes a session's wants available to the others. The session ends when
+	// makes what a session owes available to the others. The session ends when
 	// less than minBytes have come in dropAfter while it owes something: the
 	// slowest links that people use bring ten times as much.
 	stallAfter = time.Second
 	dropAfter  = 15 * time.Second
 	minBytes   = 8 << 10
 
-	// minCost is the least that the answer to a want counts for: a CID that is asked
-	// for and a few bytes of delta. firstRatio is what a session assumes before it has
-	// seen answers: pages shrink to less, pictures and archives do not.
-	minCost    = 64
+	// leafCost is the least that the answer to a leaf counts for. firstRatio is what a
+	// session assumes of how leaves shrink before it has seen answers, and basedRatio if
+	// they are deltas.
+	leafCost   = 16
 	firstRatio = 0.3
+	basedRatio = 0.03
+	// maxLies is how many MISS a peer may send for leaves that it said it holds.
+	maxLies = 8
 )
 
 var (
-	errMiss    = errors.New("holds nothing more of it")
-	errStalled = fmt.Errorf("less than %d bytes arrived in %v", minBytes, dropAfter)
+	errAbsent   = errors.New("does not hold it")
+	errLies     = errors.New("lacks much of what it said it holds")
+	errStalled  = fmt.Errorf("less than %d bytes arrived in %v", minBytes, dropAfter)
+	errFinished = errors.New("fetch has ended")
 )
+
+// busyError reports a peer that asked to be left alone for a while.
+type busyError struct{ pause time.Duration }
+
+func (e *busyError) Error() string { return fmt.Sprintf("is busy for %v", e.pause) }
 
 // session is one provider's part in a Fetch.
 type session struct {
@@ -50,23 +52,36 @@ type session struct {
 
 	// The fields below are guarded by fetch.mu.
 
-	rtt      time.Duration // 0 until HELLO came
-	owed     []debt        // asked for, in the order in which answers come
-	owedSize int           // sum of their costs
-	ratio    [2]float64    // of answers to the blocks that they stand for; see kindOf
-	window   int
-	waiting  bool // in changed.Wait: it would act at once
-	missed   bool // answered MISS at least once
-	stalled  bool
-	gave     bool  // sent a good block
-	err      error // why the session ended; set once
+	rtt     time.Duration // 0 until HELLO came
+	opening int           // OPEN that are not answered
+	base    cid.Cid       // that was named last
+	opens   int
+	opened  bool
+	based   bool // it holds the base
+	eager   int  // bytes of leaves that it may choose
+
+	all         bool // it holds every leaf, but for lacks
+	have, lacks leafSet
+	lies        int
+
+	listing list // that it was asked for
+	listed  int  // nodes that came
+	slow    bool // with nodes
+
+	owed     []*debt // in the order in which they were asked for
+	owedSize int     // sum of their costs
+	asked    leafSet // of owed, not answered
+	late     leafSet // called off, but may come all the same
+	cancels  []span
+
+	ratio   float64 // of answers to what links claim
+	window  window
+	waiting bool // in changed.Wait: it would act at once
+	stalled bool
+	gave    bool  // sent something good
+	err     error // why the session ended; set once
 
 	askedLast time.Time
-	asked     int // wants that were asked for
-	answered  int // of them
-	delivered int // bytes of answers that came, compressed
-	marks     []mark
-
 	handing   bool         // the workers keep it from reading
 	received  atomic.Int64 // bytes read; not guarded
 	seen      int64        // of them at the last check
@@ -76,20 +91,67 @@ type session struct {
 	swapSeen  int64        // bytes read when the slowest session was last looked for
 }
 
-// debt is a want that was asked for, and how many bytes the answer was expected to
-// take.
+// debt is what was asked for of a task.
 type debt struct {
-	*want
-	base cid.Cid // that the answer may be a delta against
-	cost int
+	task     *task
+	spans    []span
+	leaves   int // of spans
+	left     int // of them, not answered
+	bytes    int // claimed
+	cost     int // bytes of answers that are expected; less as they come
+	asked    time.Time
+	received int64 // by then
+	full     bool  // it filled the window
 }
 
-// mark is taken when wants are asked for, and tells the rate when they are answered.
-type mark struct {
-	asked     int // up to the last of these wants
-	at        time.Time
-	delivered int
-	full      bool // they filled the window
+func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
+	now := time.Now()
+	return &session{
+		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio,
+		lastByte: now, dropStart: now,
+	}
+}
+
+// holds says whether the peer says that it holds a leaf. The caller holds fetch.mu.
+func (s *session) holds(leaf int) bool {
+	return (s.all || s.have.has(leaf)) && !s.lacks.has(leaf)
+}
+
+func (s *session) hasAll(t span) bool {
+	return (s.all || s.have.hasAll(t)) && s.lacks.n == 0
+}
+
+// mayHave says whether it may be worth looking what of t the peer holds.
+func (s *session) mayHave(t span) bool {
+	return s.all || s.have.n > 0 && len(s.have.spans(nil, t, true)) > 0
+}
+
+// offers appends the parts of t that the peer can be asked for.
+func (s *session) offers(dst []span, t span) []span {
+	if s.all && s.lacks.n == 0 && s.asked.n == 0 {
+		return append(dst, t)
+	}
+	for i := t.first; i < t.end(); i++ {
+		if !s.holds(i) || s.asked.has(i) {
+			continue
+		}
+		if n := len(dst); n > 0 && dst[n-1].end() == i {
+			dst[n-1].n++
+		} else {
+			dst = append(dst, span{i, 1})
+		}
+	}
+	return dst
+}
+
+func (s *session) rate() float64 { return s.window.rate() }
+
+// eta returns how long it takes until so many bytes have come.
+func (s *session) eta(bytes int) time.Duration {
+	if s.stalled || s.rate() == 0 {
+		return time.Hour
+	}
+	return s.rtt + time.Duration(float64(bytes)/s.rate()*float64(time.Second))
 }
 
 // end ends the session for the given reason; what it owes goes back to the pool.
@@ -99,19 +161,16 @@ func (s *session) end(err error) {
 		return
 	}
 	s.err = err
-	for _, w := range s.owed {
-		w.owers = slices.DeleteFunc(w.owers, func(o *session) bool { return o == s })
+	if s.fetch.index.source == s {
+		s.fetch.index.source = nil
 	}
-	s.release()
-	go s.stream.Reset() // may wait for the network
-}
-
-// release offers what the session owes to the others. It may still arrive.
-func (s *session) release() {
 	for _, d := range s.owed {
-		s.fetch.pool.put(d.want)
+		d.task.owers = slices.DeleteFunc(d.task.owers, func(o *session) bool { return o == s })
+		s.fetch.offer(d.task)
 	}
+	s.owed, s.owedSize = nil, 0
 	s.fetch.changed.Broadcast()
+	go s.stream.Reset() // may wait for the network
 }
 
 // run asks and reads until the fetch has ended or the session has. It returns
@@ -143,23 +202,17 @@ func (s *session) run(ctx context.Context) error {
 	return s.err
 }
 
-var errFinished = errors.New("fetch has ended")
-
-// ask sends WANTs as the window allows.
+// ask sends requests as there is something to ask for and the window allows.
 func (s *session) ask() error {
+	// HELLO leaves in one write with the first requests, without waiting for the other
+	// side's.
 	frame := appendFrame(nil, frameHello)
 	for {
-		batch, err := s.next()
-		if err != nil || batch == nil {
+		var err error
+		n := len(frame)
+		if frame, err = s.next(frame); err != nil || len(frame) == n {
 			return err
 		}
-		asks := make([]ask, len(batch))
-		for i, w := range batch {
-			asks[i] = ask{w.cid, w.base} // that of the debt
-		}
-		// HELLO and the first WANT leave in one write, without waiting for
-		// the other side's HELLO.
-		frame = appendWant(frame, asks)
 		if err := s.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
 			return err
 		}
@@ -170,41 +223,33 @@ func (s *session) ask() error {
 	}
 }
 
-// next waits until the session may ask for more, and returns what. It returns
-// nil and no error when the fetch has ended.
-func (s *session) next() ([]debt, error) {
+// next waits until there is something to ask for, and appends it to frame. It appends
+// nothing when the fetch has ended.
+func (s *session) next(frame []byte) ([]byte, error) {
 	f := s.fetch
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for {
-		switch {
-		case s.err != nil:
-			return nil, s.err
-		case f.ended:
-			return nil, nil
-		case s.owedSize < s.window && !s.stalled && !f.nearerWaits(s):
-			if batch := f.pool.take(s, s.window-s.owedSize); len(batch) > 0 {
-				now := time.Now()
-				if len(s.owed) == 0 {
-					s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
-				}
-				s.askedLast = now
-				s.asked += len(batch)
-				for _, w := range batch {
-					w.owers = append(w.owers, s)
-					w.asked = now
-					d := debt{w, w.base, s.cost(w)}
-					s.owed = append(s.owed, d)
-					s.owedSize += d.cost
-				}
-				s.marks = append(s.marks, mark{s.asked, now, s.delivered, s.owedSize >= s.window})
-				f.asked[s.peer] = struct{}{}
-				f.changed.Broadcast() // others may have waited for a nearer one to take its share
-				return s.owed[len(s.owed)-len(batch):], nil
-			}
-			if s.missed && len(s.owed) == 0 {
-				return nil, errMiss
-			}
+	for n := len(frame); ; {
+		if s.err != nil {
+			return frame, s.err
+		}
+		if f.ended {
+			return frame, nil
+		}
+		if s.opens == 0 || !f.index.undecided && !s.base.Equals(f.order.base) {
+			frame = s.open(frame)
+		}
+		if l, ok := f.index.lists(f, s); ok {
+			frame = appendList(frame, l)
+		}
+		if len(s.cancels) > 0 {
+			frame = s.cancel(frame)
+		}
+		if s.opened && s.opening == 0 && !s.stalled {
+			frame = s.want(frame)
+		}
+		if len(frame) > n {
+			return frame, nil
 		}
 		s.waiting = true
 		f.changed.Wait()
@@ -212,189 +257,126 @@ func (s *session) next() ([]debt, error) {
 	}
 }
 
+// open appends an OPEN. The caller holds fetch.mu.
+func (s *session) open(frame []byte) []byte {
+	f := s.fetch
+	o := open{root: f.request.Root}
+	if !f.index.undecided {
+		o.base = f.order.base
+		if s.opens == 0 && f.index.waiting && f.index.all == 0 && f.index.source == nil && len(f.request.Bases) == 0 {
+			// A small site comes whole in the first answer.
+			o.eager = firstWindow
+			s.eager = o.eager
+		}
+	}
+	f.asked[s.peer] = struct{}{}
+	s.base = o.base
+	s.opens++
+	s.opening++
+	return appendOpen(frame, o)
+}
+
+// cancel appends a CANCEL of what was called off. The caller holds fetch.mu.
+func (s *session) cancel(frame []byte) []byte {
+	slices.SortFunc(s.cancels, func(a, b span) int { return a.first - b.first })
+	n := min(len(s.cancels), maxSpans)
+	frame = appendSpanFrame(frame, frameCancel, s.cancels[:n])
+	s.cancels = s.cancels[n:]
+	return frame
+}
+
+// want appends a WANT of what the window has room for. The caller holds fetch.mu.
+func (s *session) want(frame []byte) []byte {
+	f := s.fetch
+	limit := s.window.size
+	if f.client.readers.Load() > 0 {
+		limit /= readersShare // somebody waits for a page
+	}
+	var spans []span
+	var batch []*debt
+	now := time.Now()
+	for s.owedSize < limit && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
+		t, parts := f.take(s)
+		stolen := t == nil
+		if stolen {
+			if t, parts = f.steal(s); t == nil {
+				break
+			}
+		}
+		d := &debt{task: t, spans: parts, asked: now, received: s.received.Load()}
+		for _, p := range parts {
+			d.leaves += p.n
+			s.asked.addSpan(p)
+			s.late.removeSpan(p)
+		}
+		d.left = d.leaves
+		d.bytes = t.bytes * d.leaves / max(t.left, 1)
+		d.cost = max(int(float64(d.bytes)*s.ratio), leafCost*d.leaves)
+		if stolen {
+			f.extra += d.cost
+		}
+		t.asked = now
+		t.owers = append(t.owers, s)
+		s.owed = append(s.owed, d)
+		s.owedSize += d.cost
+		batch = append(batch, d)
+		spans = append(spans, parts...)
+	}
+	if len(batch) == 0 {
+		return frame
+	}
+	for _, d := range batch {
+		d.full = s.owedSize >= limit
+	}
+	s.askedLast = now
+	f.changed.Broadcast() // others may have waited for a nearer one to take its share
+	slices.SortFunc(spans, func(a, b span) int { return a.first - b.first })
+	return appendSpanFrame(frame, frameWant, joined(spans))
+}
+
+// readersShare is what part of its window a session uses while a reader waits for a page
+// to come over the same line.
+const readersShare = 3
+
+// joined joins spans that follow each other.
+func joined(spans []span) []span {
+	out := spans[:0]
+	for _, s := range spans {
+		if n := len(out); n > 0 && out[n-1].end() == s.first {
+			out[n-1].n += s.n
+		} else {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // nearerWaits says whether a nearer provider has room for what is in the pool, and
 // should be asked first. The caller holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
 	for t := range f.sessions {
-		if t != s && t.ready() && t.owedSize < t.window && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.pool.has(t) {
+		if t != s && t.ready() && t.owedSize < t.window.size && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}
 	return false
 }
 
-// idle says whether the session has nothing to do, and would take work.
-func (s *session) idle() bool { return s.ready() && len(s.owed) == 0 }
-
 // ready says whether the session would take work at once, or nearly so: a moment
 // after it has asked, it may not be back yet.
 func (s *session) ready() bool {
-	return s.err == nil && !s.stalled && (s.waiting || time.Since(s.askedLast) < backSoon)
+	return s.err == nil && s.opened && !s.stalled && (s.waiting || time.Since(s.askedLast) < backSoon)
 }
 
 // backSoon is how long a session that has asked may take to come back.
 const backSoon = 100 * time.Millisecond
 
-// read takes in frames until the stream ends.
-func (s *session) read(opened time.Time) error {
-	f := s.fetch
-	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.received, &s.received}}, 64<<10)
-	for first := true; ; first = false {
-		t, body, err := readFrame(r, maxFrame)
-		if err != nil {
-			return err
-		}
-		switch {
-		case first && t == frameHello && len(body) <= maxHello:
-			f.mu.Lock()
-			s.rtt = max(time.Since(opened), 1)
-			f.changed.Broadcast()
-			f.mu.Unlock()
-		case first:
-			return violation("no HELLO")
-		case t == frameMiss:
-			n, err := parseMiss(body)
-			if err != nil {
-				return err
-			}
-			if err := s.miss(n); err != nil {
-				return err
-			}
-		case t == frameData:
-			d, err := parseData(body)
-			if err != nil {
-				return err
-			}
-			wants, err := s.arrived(d)
-			if err != nil {
-				return err
-			}
-			if err := s.hand(arrival{s, wants, d}); err != nil {
-				return err
-			}
-		default:
-			return violation("unexpected frame of type %d", t)
-		}
-	}
-}
-
-// hand gives a to the workers. While they are busy nothing is read, for which the
-// peer is not to blame.
-func (s *session) hand(a arrival) error {
-	s.setHanding(true)
-	defer s.setHanding(false)
-	select {
-	case s.fetch.arrivals <- a:
-		return nil
-	case <-s.fetch.end:
-		return errFinished
-	}
-}
-
-func (s *session) setHanding(on bool) {
-	s.fetch.mu.Lock()
-	defer s.fetch.mu.Unlock()
-	s.handing = on
-}
-
-// arrived takes the wants that d answers off what is owed, and adapts the window.
-func (s *session) arrived(d data) ([]debt, error) {
-	f := s.fetch
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	wants, err := s.pop(len(d.lengths))
-	if err != nil {
-		return nil, err
-	}
-	s.delivered += len(d.payload)
-	var sent, stood [2]float64 // bytes of answers, and of the blocks
-	for i, w := range wants {
-		k := kindOf(w.base)
-		sent[k] += float64(len(d.payload)) * float64(d.lengths[i]) / float64(max(d.total, 1))
-		stood[k] += float64(w.size)
-	}
-	for k := range stood {
-		if stood[k] > 0 {
-			s.ratio[k] = (s.ratio[k] + min(sent[k]/stood[k], 1)) / 2
-		}
-	}
-	for len(s.marks) > 0 && s.marks[0].asked <= s.answered {
-		m := s.marks[0]
-		s.marks = s.marks[1:]
-		if !m.full {
-			continue // for want of wants: that tells nothing of the path
-		}
-		// What arrives in a round trip and a quarter, and in 20 ms for the other
-		// side's scheduling, keeps the path full. Doubling while most of the window
-		// is used lets it grow as long as the path has room.
-		perSecond := float64(s.delivered-m.delivered) / max(time.Since(m.at), time.Millisecond).Seconds()
-		window := int(perSecond * (1.25*s.rtt.Seconds() + 0.02))
-		if window > s.window*6/10 {
-			window = max(window, 2*s.window)
-		}
-		s.window = min(max(window, s.window*3/4, minWindow), maxWindow)
-	}
-	f.changed.Broadcast()
-	return wants, nil
-}
-
-// miss takes the oldest n wants off what is owed, for others to provide.
-func (s *session) miss(n int) error {
-	f := s.fetch
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	wants, err := s.pop(n)
-	if err != nil {
-		return err
-	}
-	s.missed = true
-	for _, d := range wants {
-		w := d.want
-		if w.lacks == nil {
-			w.lacks = make(map[peer.ID]struct{})
-		}
-		w.lacks[s.peer] = struct{}{}
-		f.pool.put(w)
-	}
-	f.changed.Broadcast()
-	return nil
-}
-
-// cost returns how many bytes the answer to w is expected to take.
-func (s *session) cost(w *want) int {
-	return max(int(float64(w.size)*s.ratio[kindOf(w.base)]), minCost)
-}
-
-// kindOf tells wants apart that take much of what blocks take, and those with a base,
-// which take little: 0 and 1.
-func kindOf(base cid.Cid) int {
-	if base.Defined() {
-		return 1
-	}
-	return 0
-}
-
-func (s *session) pop(n int) ([]debt, error) {
-	if n > len(s.owed) {
-		return nil, violation("%d blocks that nobody asked for", n-len(s.owed))
-	}
-	debts := s.owed[:n:n]
-	s.owed = s.owed[n:]
-	s.answered += n
-	for _, d := range debts {
-		s.owedSize -= d.cost
-		d.owers = slices.DeleteFunc(d.owers, func(o *session) bool { return o == s })
-	}
-	s.stalled = false
-	return debts, nil
-}
-
 // check finds out whether the provider has gone quiet. The caller holds fetch.mu.
 func (s *session) check(now time.Time) {
-	if s.err != nil || len(s.owed) == 0 {
+	if s.err != nil {
 		return
 	}
-	if s.handing {
+	if s.handing || len(s.owed) == 0 && s.fetch.index.source != s {
 		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 		return
 	}
@@ -414,19 +396,9 @@ func (s *session) check(now time.Time) {
 	}
 	if !s.stalled && now.Sub(s.lastByte) > max(stallAfter, 4*s.rtt) {
 		s.stalled = true
-		s.release()
+		for _, d := range s.owed {
+			s.fetch.pool.put(d.task) // it may still arrive
+		}
+		s.fetch.changed.Broadcast()
 	}
-}
-
-type countingReader struct {
-	io.Reader
-	counts []*atomic.Int64
-}
-
-func (r countingReader) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	for _, c := range r.counts {
-		c.Add(int64(n))
-	}
-	return n, err
 }

@@ -1,0 +1,411 @@
+package exchange
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
+	"pollux/transport/delta"
+)
+
+// open answers OPEN.
+func (c *serving) open(o open) ([]byte, error) {
+	if c.swarm != nil && !c.swarm.root.Equals(o.root) {
+		return nil, violation("another root is open")
+	}
+	s := c.server
+	if c.swarm == nil {
+		c.swarm = s.swarms.enter(o.root)
+	}
+	if !s.upload(c) {
+		return c.peers(appendBusy(nil, busyPause)), errHung
+	}
+	status := byte(statusOpen)
+	var err error
+	var at *order
+	if o.base.Defined() && !o.base.Equals(o.root) {
+		if at, err = c.swarm.order(c.ctx, s.store, o.base); err == nil {
+			status = statusBased
+		}
+	}
+	if at == nil {
+		at, err = c.swarm.order(c.ctx, s.store, cid.Undef)
+	}
+	if err != nil {
+		// Whatever the reason, the peer has to ask elsewhere. Nothing is logged, since a
+		// peer could fill the log; the store reports damage itself.
+		return c.peers(appendOpened(nil, opened{status: statusAbsent})), nil
+	}
+	first := c.order == nil
+	c.order = at
+	if first {
+		c.eager = o.eager
+	}
+	_, others := c.swarm.others(c.remote, 0)
+	frame := appendOpened(nil, opened{status, others})
+	if first {
+		frame = c.have(frame)
+		frame = c.peers(frame)
+		c.news = time.Now()
+	}
+	return frame, nil
+}
+
+// have appends what the peer has not been told of the leaves that are held.
+func (c *serving) have(frame []byte) []byte {
+	w := c.swarm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.toldAll || !w.known {
+		return frame
+	}
+	if w.all {
+		c.toldAll = true
+		return appendHave(frame, true, nil)
+	}
+	var spans []span
+	for i, word := range w.held.words {
+		var told uint64
+		if i < len(c.told.words) {
+			told = c.told.words[i]
+		}
+		if word&^told == 0 {
+			continue
+		}
+		fresh := leafSet{words: []uint64{word &^ told}}
+		fresh.each(func(s span) bool {
+			s.first += i * 64
+			if n := len(spans); n > 0 && spans[n-1].end() == s.first {
+				spans[n-1].n += s.n
+			} else {
+				spans = append(spans, s)
+			}
+			return true
+		})
+		if len(spans) > maxSpans-64 {
+			break // the rest with the next
+		}
+	}
+	if len(spans) == 0 {
+		if c.told.n == 0 && len(frame) > 0 {
+			return appendHave(frame, false, nil)
+		}
+		return frame
+	}
+	for _, s := range spans {
+		c.told.addSpan(s)
+	}
+	return appendHave(frame, false, spans)
+}
+
+// peers appends some of those who exchange the same DAG, if there are any.
+func (c *serving) peers(frame []byte) []byte {
+	ids, count := c.swarm.others(c.remote, maxPeers)
+	c.toldPeers = count
+	var infos []peer.AddrInfo
+	for _, id := range ids {
+		if addrs := c.server.addrs(id); len(addrs) > 0 {
+			infos = append(infos, peer.AddrInfo{ID: id, Addrs: addrs})
+		}
+	}
+	if len(infos) == 0 {
+		return frame
+	}
+	return appendPeers(frame, infos)
+}
+
+// changes returns a channel that is closed when there is news, or nil if there is now.
+func (c *serving) changes() <-chan struct{} {
+	w := c.swarm
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !c.toldAll && w.known && (w.all || w.held.n > c.told.n) || len(w.members) > c.toldPeers+1 {
+		return nil
+	}
+	return w.changed
+}
+
+// tell makes an answer of what is new, now and then.
+func (c *serving) tell() []byte {
+	if c.order == nil || time.Since(c.news) < newsEvery {
+		return nil
+	}
+	frame := c.have(nil)
+	w := c.swarm
+	w.mu.Lock()
+	more := len(w.members) > c.toldPeers+1
+	w.mu.Unlock()
+	if more {
+		frame = c.peers(frame)
+	}
+	if len(frame) > 0 {
+		c.news = time.Now()
+	}
+	return frame
+}
+
+// nodes makes an INDEX of the list that is being answered.
+func (c *serving) nodes() ([]byte, error) {
+	full := c.list.full || !c.order.based()
+	total := c.order.nodeCount(full)
+	end := total
+	if n := c.list.count; n > 0 && n < total-c.list.from {
+		end = c.list.from + n
+	}
+	var pieces []piece
+	size, i := 0, c.list.from
+	for ; i < end && (size < indexBytes || len(pieces) == 0) && len(pieces) < maxPieces; i++ {
+		id, base := c.order.node(i, full)
+		b, err := c.server.store.Get(c.ctx, id)
+		if err != nil {
+			c.swarm.forget()
+			return nil, fmt.Errorf("read a node: %w", err) // it is to open elsewhere
+		}
+		p := c.server.piece(b, base)
+		if size > 0 && size+len(p.bytes) > frameBytes {
+			break
+		}
+		size += len(p.bytes)
+		pieces = append(pieces, p)
+	}
+	if err := c.book(3 * size); err != nil {
+		return nil, err
+	}
+	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
+	frame := appendIndex(nil, min(c.list.from, total), full, i >= total, b)
+	if c.list.count > 0 {
+		c.list.count -= len(pieces)
+	}
+	c.list.from = i
+	if i >= end {
+		c.listing, c.listed = false, i >= total
+	}
+	return frame, nil
+}
+
+// leaves makes a DATA, or a MISS, of the first leaves of want; the rest goes back to the
+// front of the queue.
+func (c *serving) leaves(want span) ([]byte, error) {
+	if want.end() > c.order.leaves.len() {
+		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
+	}
+	if !c.server.upload(c) {
+		return c.peers(appendBusy(nil, busyPause)), errHung
+	}
+	if done := c.sentEager; done.n > 0 {
+		left := done.spans(nil, want, false)
+		c.sentEager.removeSpan(want)
+		if len(left) == 0 {
+			return nil, nil
+		}
+		c.putBack(left[1:])
+		want = left[0]
+	}
+	number, part := c.order.segmentOf(want.first)
+	if c.order.based() {
+		last := min(number-number%segmentGroup+segmentGroup, len(c.order.cuts)) - 1
+		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
+	}
+	part = part.cut(want)
+	c.swarm.sending(number)
+	key := frameKey{c.order.root, c.order.base, part}
+	if b, ok := c.server.frames.get(key); ok {
+		c.putRest(want, part.end())
+		return appendData(nil, part.first, b), nil
+	}
+	began := time.Now()
+	l := c.pace.level()
+	if c.order.based() {
+		l = max(l, levelFast)
+	}
+	pieces, stands, err := c.pieces(part, l == levelStored)
+	if err != nil {
+		return nil, err
+	}
+	if len(pieces) == 0 {
+		missing := part
+		missing.n = 1
+		for missing.n < part.n && c.missing(missing.end()) {
+			missing.n++
+		}
+		c.putRest(want, missing.end())
+		return appendSpanFrame(nil, frameMiss, []span{missing}), nil
+	}
+	b := c.server.encoder.body(pieces, l)
+	took := time.Since(began)
+	c.server.encoder.made(l, stands, took)
+	c.pace.made(c.server.encoder, stands, took)
+	if len(pieces) == part.n && l > levelStored {
+		c.server.frames.add(key, b)
+	}
+	part.n = len(pieces)
+	c.putRest(want, part.end())
+	return appendData(nil, part.first, b), nil
+}
+
+// missing says whether a leaf is not held.
+func (c *serving) missing(leaf int) bool {
+	ok, err := c.server.store.Has(c.order.leaves.at(leaf))
+	return !ok || err != nil
+}
+
+// pieces reads leaves from the first of s on, as many as go into an answer, and tells how
+// many bytes of blocks they stand for: stored as they are on disk, or their bytes or
+// deltas. A leaf that cannot be read, for whatever reason, ends it.
+func (c *serving) pieces(s span, stored bool) (pieces []piece, stands int, err error) {
+	size := 0
+	for i := s.first; i < s.end() && len(pieces) < maxPieces; i++ {
+		p, n, err := c.piece(i, stored)
+		if err != nil || len(pieces) > 0 && (size+len(p.bytes) > frameBytes || stands+n > standBytes) {
+			break
+		}
+		pieces = append(pieces, p)
+		size += len(p.bytes)
+		stands += n
+		need := 3 * size // the pieces, and the body plain and packed
+		if p.kind == kindDelta {
+			need += 2 * n // the block and its base
+		}
+		if err := c.book(need); err != nil {
+			return nil, 0, err
+		}
+	}
+	return pieces, stands, nil
+}
+
+// piece reads a leaf, and tells how many bytes it has.
+func (c *serving) piece(leaf int, stored bool) (piece, int, error) {
+	id := c.order.leaves.at(leaf)
+	if stored {
+		data, packed, size, err := c.server.store.Packed(c.ctx, id)
+		if packed {
+			return piece{kindStored, data}, size, err
+		}
+		return piece{kindBlock, data}, size, err
+	}
+	b, err := c.server.store.Get(c.ctx, id)
+	if err != nil {
+		return piece{}, 0, err
+	}
+	return c.server.piece(b, c.order.leafBase(leaf)), len(b.Data()), nil
+}
+
+// piece returns what to send for b: itself, or if base is held and it is worth it a delta.
+func (s *Server) piece(b blockstore.Block, base cid.Cid) piece {
+	if !base.Defined() {
+		return piece{kindBlock, b.Data()}
+	}
+	from, err := s.store.Get(context.Background(), base)
+	if err != nil {
+		return piece{kindBlock, b.Data()}
+	}
+	d := s.deltas.Get().(*delta.Encoder)
+	defer s.deltas.Put(d)
+	ops := d.Append(nil, from.Data(), b.Data())
+	if len(ops) > len(b.Data())/minDelta {
+		return piece{kindBlock, b.Data()} // which compresses better together with its like
+	}
+	return piece{kindDelta, ops}
+}
+
+// minDelta is how many times shorter than its block a delta is to be.
+const minDelta = 2
+
+// putRest puts what is left of want, from a leaf on, back to the front of the queue.
+func (c *serving) putRest(want span, from int) {
+	if from < want.end() {
+		c.putBack([]span{{from, want.end() - from}})
+	}
+}
+
+func (c *serving) putBack(spans []span) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wants = append(spans[:len(spans):len(spans)], c.wants...)
+}
+
+// choose makes a DATA of leaves that nobody asked for, as far as the peer allowed it and
+// has not asked yet: the index of a small site is followed at once by its leaves, which
+// saves a round trip. Of a site that others fetch too, it is what was sent least.
+func (c *serving) choose() ([]byte, error) {
+	if c.eager <= 0 || !c.listed || c.order.leaves.len() == 0 {
+		return nil, nil
+	}
+	best := -1
+	w := c.swarm
+	w.mu.Lock()
+	least := ^uint32(0)
+	for i := range c.order.cuts {
+		n := uint32(0)
+		if i < len(w.sent) {
+			n = w.sent[i]
+		}
+		s := c.order.segmentSpan(i)
+		if n < least && !c.sentEager.has(s.first) && (w.all || w.held.hasAll(s)) {
+			best, least = i, n
+		}
+	}
+	w.mu.Unlock()
+	if best < 0 {
+		c.eager = 0
+		return nil, nil
+	}
+	part := c.order.segmentSpan(best)
+	pieces, _, err := c.pieces(part, false)
+	if err != nil || len(pieces) == 0 {
+		c.eager = 0
+		return nil, err
+	}
+	part.n = len(pieces)
+	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
+	if len(b.payload) > c.eager {
+		c.eager = 0
+		return nil, nil
+	}
+	c.eager -= len(b.payload)
+	c.sentEager.addSpan(part)
+	w.sending(best)
+	return appendData(nil, part.first, b), nil
+}
+
+// blocks answers GET.
+func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
+	var pieces []piece
+	size := 0
+	for i, id := range cids {
+		p := piece{kind: kindMissing}
+		if b, err := c.server.store.Get(c.ctx, id); err == nil {
+			p = piece{kindBlock, b.Data()}
+		}
+		if len(pieces) > 0 && size+len(p.bytes) > frameBytes {
+			c.mu.Lock()
+			c.gets = append(cids[i:len(cids):len(cids)], c.gets...)
+			c.mu.Unlock()
+			break
+		}
+		size += len(p.bytes)
+		pieces = append(pieces, p)
+	}
+	if err := c.book(3 * size); err != nil {
+		return nil, err
+	}
+	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
+	return appendBlocks(nil, b), nil
+}
+
+// book reserves what an answer takes, as the most that any took so far.
+func (c *serving) book(n int) error {
+	if n <= c.booked {
+		return nil
+	}
+	if err := c.memory.ReserveMemory(n-c.booked, network.ReservationPriorityMedium); err != nil {
+		return err
+	}
+	c.booked = n
+	return nil
+}

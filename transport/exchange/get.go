@@ -1,0 +1,200 @@
+package exchange
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
+)
+
+const (
+	// getHedge is how long a peer is waited for, or three round trips to it if that is
+	// longer, before another is asked too.
+	getHedge = 150 * time.Millisecond
+	// getActive is how many peers are asked for a block at a time.
+	getActive = 4
+	// getAgain is when a peer that did not have it is asked again.
+	getAgain = 2 * time.Second
+)
+
+// Get brings one block into store, for somebody who waits for it: it goes before what
+// Fetches bring meanwhile. It asks the nearest of the candidates first, and another when
+// that one takes long. It fails with an UnreachableError after timeout, unless that is 0.
+// The block is readable then, but not durable.
+func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout time.Duration, candidates <-chan Candidate) error {
+	if err := blockstore.CheckCID(id); err != nil {
+		return err
+	}
+	if ok, err := store.Has(id); ok || err != nil {
+		return err
+	}
+	c.readers.Add(1)
+	defer c.readers.Add(-1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var expired <-chan time.Time
+	if timeout > 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		expired = t.C
+	}
+	type outcome struct {
+		peer  peer.ID
+		block blockstore.Block
+		err   error
+	}
+	var (
+		results   = make(chan outcome)
+		again     = make(chan peer.AddrInfo)
+		infos     = make(map[peer.ID]peer.AddrInfo)
+		waiting   []peer.AddrInfo
+		asking    int
+		asked     = make(map[peer.ID]struct{})
+		providers = make(map[peer.ID]struct{})
+		hedge     = time.NewTimer(time.Hour)
+		allowed   = 1 // peers that may be asked at a time
+	)
+	defer hedge.Stop()
+	book := c.host.Peerstore()
+	latency := func(p peer.AddrInfo) time.Duration { return cmp.Or(book.LatencyEWMA(p.ID), time.Hour) }
+	for {
+		slices.SortStableFunc(waiting, func(a, b peer.AddrInfo) int { return cmp.Compare(latency(a), latency(b)) })
+		for len(waiting) > 0 && asking < allowed {
+			info := waiting[0]
+			waiting = waiting[1:]
+			asking++
+			asked[info.ID] = struct{}{}
+			hedge.Reset(max(getHedge, min(3*latency(info), 2*time.Second)))
+			go func() {
+				b, err := c.ask(ctx, info, id)
+				select {
+				case results <- outcome{info.ID, b, err}:
+				case <-ctx.Done():
+				}
+			}()
+		}
+		select {
+		case cand, ok := <-candidates:
+			if !ok {
+				candidates = nil
+				continue
+			}
+			if cand.Provider {
+				providers[cand.ID] = struct{}{}
+			}
+			if _, ok := infos[cand.ID]; ok || cand.ID == c.host.ID() || len(infos) >= maxCandidates {
+				continue
+			}
+			infos[cand.ID] = cand.AddrInfo
+			waiting = append(waiting, cand.AddrInfo)
+		case r := <-results:
+			asking--
+			if r.err == nil {
+				return put(store, r.block)
+			}
+			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", id, "err", r.err)
+			info := infos[r.peer]
+			time.AfterFunc(getAgain, func() {
+				select {
+				case again <- info:
+				case <-ctx.Done():
+				}
+			})
+		case info := <-again:
+			waiting = append(waiting, info)
+		case <-hedge.C:
+			allowed = min(allowed+1, getActive)
+		case <-expired:
+			return &UnreachableError{Missing: 1, Waited: timeout, Providers: len(providers), Asked: len(asked)}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func put(store WriteStore, b blockstore.Block) error {
+	w := store.NewWriter()
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// ask gets one block from one peer.
+func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid) (b blockstore.Block, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.log.Error("panic while fetching", "cid", id, "panic", r)
+			err = fmt.Errorf("internal error: %v", r)
+		}
+	}()
+	st, release, err := c.stream(ctx, info)
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	defer release()
+	defer st.Reset()
+	stop := context.AfterFunc(ctx, func() { st.Reset() })
+	defer stop()
+	if err := st.SetDeadline(time.Now().Add(dropAfter)); err != nil {
+		return blockstore.Block{}, err
+	}
+	asked := time.Now()
+	if _, err := st.Write(appendGet(appendFrame(nil, frameHello), []cid.Cid{id})); err != nil {
+		return blockstore.Block{}, err
+	}
+	r := bufio.NewReaderSize(st, 16<<10)
+	t, body, err := readFrame(r, maxHello)
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	if t != frameHello {
+		return blockstore.Block{}, violation("no HELLO")
+	}
+	c.host.Peerstore().RecordLatency(info.ID, time.Since(asked))
+	if t, body, err = readFrame(r, maxAnswer); err != nil {
+		return blockstore.Block{}, err
+	}
+	if t != frameBlocks {
+		return blockstore.Block{}, violation("unexpected frame of type %d", t)
+	}
+	a, err := parseBlocks(body)
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	if a.body.count != 1 {
+		return blockstore.Block{}, violation("%d blocks for one", a.body.count)
+	}
+	b, err = c.only(id, a.body)
+	if err != nil && err != errAbsent {
+		c.bans.add(info.ID)
+		c.log.Warn("peer sent a bad block", "peer", info.ID, "err", err)
+	}
+	return b, err
+}
+
+// only returns the block of a body that has one piece.
+func (c *Client) only(id cid.Cid, b body) (blockstore.Block, error) {
+	pieces, err := b.pieces(c.decoder, nil)
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	data := pieces[0].bytes
+	switch pieces[0].kind {
+	case kindBlock:
+	case kindStored:
+		return blockstore.Unpack(id, data)
+	case kindMissing:
+		return blockstore.Block{}, errAbsent
+	default:
+		return blockstore.Block{}, violation("piece of kind %d", pieces[0].kind)
+	}
+	return blockstore.NewBlock(id, data)
+}

@@ -1,0 +1,158 @@
+package exchange
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+func newHost(t testing.TB) host.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+func newStore(t testing.TB) *blockstore.Store {
+	t.Helper()
+	dir, err := blockstore.Dir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := blockstore.Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// tree is a DAG of three levels; blocks[0] is its root.
+type tree struct {
+	blocks []blockstore.Block
+	bytes  int64
+}
+
+func (t tree) root() cid.Cid { return t.blocks[0].CID() }
+
+func newTree(seed uint64, folders, files int) tree {
+	r := rand.New(rand.NewPCG(seed, 7))
+	var t tree
+	node := func(links []dag.Link) dag.Link {
+		b := blockstore.Sum(cid.DagProtobuf, dag.Node{Links: links, Data: []byte{8, 1}}.Encode())
+		size := uint64(len(b.Data()))
+		for _, l := range links {
+			size += l.Size
+		}
+		t.blocks = append(t.blocks, b)
+		return dag.Link{CID: b.CID(), Size: size}
+	}
+	var top []dag.Link
+	for i := range folders {
+		var links []dag.Link
+		for j := range files {
+			data := make([]byte, 1+r.IntN(20_000))
+			for k := range data {
+				data[k] = byte(r.Uint32())
+			}
+			b := blockstore.Sum(cid.Raw, data)
+			t.blocks = append(t.blocks, b)
+			links = append(links, dag.Link{Name: fmt.Sprintf("%04d", j), CID: b.CID(), Size: uint64(len(data))})
+		}
+		l := node(links)
+		l.Name = fmt.Sprintf("%04d", i)
+		top = append(top, l)
+	}
+	node(top)
+	n := len(t.blocks) - 1
+	t.blocks[0], t.blocks[n] = t.blocks[n], t.blocks[0]
+	for _, b := range t.blocks {
+		t.bytes += int64(len(b.Data()))
+	}
+	return t
+}
+
+// node is a host with a store that serves and fetches.
+type node struct {
+	host.Host
+	store  *blockstore.Store
+	server *Server
+	client *Client
+}
+
+func newNode(t testing.TB, blocks ...blockstore.Block) *node {
+	t.Helper()
+	store := newStore(t)
+	if err := store.Put(blocks...); err != nil {
+		t.Fatal(err)
+	}
+	return nodeWith(t, store, store)
+}
+
+// nodeWith serves from source and fetches into store.
+func nodeWith(t testing.TB, store *blockstore.Store, source Store) *node {
+	t.Helper()
+	n := &node{Host: newHost(t), store: store}
+	var err error
+	if n.server, err = NewServer(n.Host, source, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	if n.client, err = NewClient(n.Host, n.server, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) info() peer.AddrInfo { return peer.AddrInfo{ID: n.ID(), Addrs: n.Addrs()} }
+
+// fetch fetches from the given peers and no others.
+func (n *node) fetch(ctx context.Context, req Request, from ...peer.AddrInfo) (Result, error) {
+	if req.Store == nil {
+		req.Store = n.store
+	}
+	candidates := make(chan Candidate, len(from))
+	for _, p := range from {
+		candidates <- Candidate{AddrInfo: p, Provider: true}
+	}
+	return n.client.Fetch(ctx, req, candidates)
+}
+
+// checkHeld fails unless the node's store has exactly what is in blocks, readable.
+func (n *node) checkHeld(t testing.TB, blocks []blockstore.Block) {
+	t.Helper()
+	for _, b := range blocks {
+		if _, err := n.store.Get(context.Background(), b.CID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	distinct := make(map[cid.Cid]struct{})
+	for _, b := range blocks {
+		distinct[b.CID()] = struct{}{}
+	}
+	if got := n.store.Stats().Blocks; got != len(distinct) {
+		t.Fatalf("store has %d blocks, want %d", got, len(distinct))
+	}
+}
+
+// testLog discards, unless POLLUX_LOG is set.
+func testLog(t testing.TB) *slog.Logger {
+	if os.Getenv("POLLUX_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}

@@ -1,0 +1,361 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+// maxBases is how many DAGs are looked at for an earlier version of the one that is
+// fetched.
+const maxBases = 64
+
+// index is how far a Fetch has come with the nodes of its DAG. It is guarded by the
+// Fetch's mutex.
+type index struct {
+	undecided bool     // which earlier version to use, for want of the root
+	waiting   bool     // for a node to come from peers
+	lost      bool     // that node is one that the base is to have in the same place
+	all       int      // number of the node that is next, among all
+	differ    int      // and among those that differ from the base
+	source    *session // that is asked for nodes
+	asked     int      // for how many at the last time; 0 is all
+	held      bool     // a node was there already
+	queued    int      // answers that came and were not looked at
+	heard     time.Time
+}
+
+// lists says what s should be asked for, if it should be. The caller holds f.mu.
+func (x *index) lists(f *Fetch, s *session) (list, bool) {
+	if !x.waiting || x.source != nil || x.queued > 0 || s.slow && f.other(s) {
+		return list{}, false
+	}
+	l := list{from: x.differ}
+	if x.lost || x.all != x.differ && !s.based {
+		// Which numbers would be meant if the provider lacks the base?
+		l = list{from: x.all, full: true}
+	}
+	switch {
+	case x.undecided:
+		l.count = 1
+	case x.held:
+		// What comes next may be there too: ask for little, and for more as long as all
+		// of it is missing.
+		l.count = min(max(4*x.asked, 1), maxPieces)
+		x.held = false
+		if x.asked == 0 {
+			l.count = 1
+		}
+	case x.asked > 0:
+		l.count = 4 * x.asked
+	}
+	if l.count > maxPieces {
+		l.count = 0
+	}
+	x.asked = l.count
+	x.source, x.heard = s, time.Now()
+	s.listing, s.listed = l, 0
+	return l, true
+}
+
+// other says whether there is another session that could be asked for nodes. The caller
+// holds mu.
+func (f *Fetch) other(s *session) bool {
+	for t := range f.sessions {
+		if t != s && t.opened && t.err == nil && !t.slow {
+			return true
+		}
+	}
+	return false
+}
+
+// check lets another session provide the nodes if the one that was asked does not. The
+// caller holds f.mu.
+func (x *index) check(f *Fetch, now time.Time) {
+	if s := x.source; s != nil && x.waiting && x.queued == 0 &&
+		now.Sub(x.heard) > max(stallAfter, 4*s.rtt) && f.other(s) {
+		x.source, s.slow = nil, true
+	}
+}
+
+// nodes are pieces of an INDEX that was taken in.
+type nodes struct {
+	session *session
+	first   int
+	full    bool
+	pieces  []piece
+}
+
+// number goes through the DAG and numbers its blocks. Nodes that the store lacks come
+// from peers, and leaves that it lacks become tasks.
+func (f *Fetch) number() error {
+	ctx := context.Background()
+	store := f.request.Store
+	w := store.NewWriter()
+	cursor := dag.NewCursor(f.request.Root, cid.Undef, f.request.Size)
+	var (
+		came    nodes
+		held    []span // since the last segment
+		missing int
+		bytes   int // claimed of those missing
+		begun   bool
+	)
+	// begin lets others have what is fetched, once it is known which base is used.
+	begin := func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		begun, f.index.undecided = true, false
+		f.shared = f.swarm.begin(f.order)
+		f.changed.Broadcast()
+	}
+	// segment makes a task of a segment that is done, if it misses something. The caller
+	// holds mu.
+	segment := func(s segment) {
+		if missing > 0 {
+			f.add(s, missing, bytes)
+		}
+		missing, bytes = 0, 0
+	}
+	// serve lets others have what is held.
+	serve := func() {
+		if f.shared && len(held) > 0 {
+			f.swarm.add(held)
+		}
+		held = held[:0]
+	}
+	for {
+		s, ok, err := cursor.Next()
+		if err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		if !ok {
+			break
+		}
+		if s.Leaf() {
+			if !begun {
+				begin()
+			}
+			have, err := store.Has(s.CID)
+			if err != nil {
+				return err
+			}
+			f.mu.Lock()
+			leaf := f.order.leaves.len()
+			done, ok, err := f.order.addLeaf(s)
+			f.progress.Known++
+			if have {
+				f.got.add(leaf)
+				f.progress.Bytes = addSizes(f.progress.Bytes, s.Size)
+			} else {
+				f.left++
+			}
+			f.lastBlock = time.Now()
+			switch {
+			case !have:
+				missing++
+				bytes += claimed(s.Size)
+			case len(held) > 0 && held[len(held)-1].end() == leaf:
+				held[len(held)-1].n++
+			default:
+				held = append(held, span{leaf, 1})
+			}
+			if ok {
+				segment(done)
+			}
+			f.mu.Unlock()
+			if err != nil {
+				return err
+			}
+			if ok {
+				serve()
+			}
+			continue
+		}
+		b, err := f.node(w, s, &came)
+		if err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		below, err := links(b)
+		if err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		if !begun {
+			if base := f.chooseBase(below); base.Defined() {
+				cursor = dag.NewCursor(f.request.Root, base, f.request.Size)
+				if s, _, err = cursor.Next(); err != nil {
+					return err
+				}
+				f.mu.Lock()
+				f.order = newOrder(f.request.Root, base)
+				f.mu.Unlock()
+			}
+			begin()
+		}
+		old, err := oldLinks(ctx, store, s)
+		if err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		if err := cursor.Enter(below, old); err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		f.mu.Lock()
+		err = f.order.addNode(s)
+		f.index.all++
+		if !s.Same() {
+			f.index.differ++
+		}
+		f.count(b, below)
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	last, ok := f.order.finish()
+	f.progress.Bytes = addSizes(f.progress.Bytes, cursor.Repeated())
+	if ok {
+		segment(last)
+	}
+	f.mu.Unlock()
+	serve()
+	if f.shared {
+		f.swarm.ordered()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settled()
+	f.changed.Broadcast()
+	return nil
+}
+
+// count adds a node to the progress. The caller holds mu.
+func (f *Fetch) count(b blockstore.Block, links []dag.Link) {
+	size := uint64(len(b.Data()))
+	f.lastBlock = time.Now()
+	f.progress.Known++
+	f.progress.Bytes = addSizes(f.progress.Bytes, size)
+	if b.CID().Equals(f.request.Root) {
+		f.progress.TotalBytes = addSizes(0, size)
+		for _, l := range links {
+			f.progress.TotalBytes = addSizes(f.progress.TotalBytes, l.Size)
+		}
+	}
+}
+
+// node returns a node, from the store or else from peers. came is what they sent and was
+// not used yet.
+func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.Block, error) {
+	ok, err := f.request.Store.Has(s.CID)
+	if err != nil {
+		return blockstore.Block{}, err
+	}
+	if ok {
+		b, err := f.request.Store.Get(context.Background(), s.CID)
+		if err == nil {
+			if !s.Same() {
+				f.mu.Lock()
+				f.index.held = true
+				f.mu.Unlock()
+			}
+			return b, nil
+		}
+		if !errors.Is(err, blockstore.ErrCorrupt) && !errors.Is(err, blockstore.ErrNotFound) {
+			return blockstore.Block{}, err
+		}
+	}
+	f.mu.Lock()
+	all, differ := f.index.all, f.index.differ
+	f.index.lost = s.Same()
+	f.mu.Unlock()
+	for {
+		number := differ
+		if came.full {
+			number = all
+		}
+		// What the base has in the same place is not in a list of what differs.
+		if i := number - came.first; i >= 0 && i < len(came.pieces) && (came.full || !s.Same()) {
+			b, err := f.decode(s.CID, s.Base, came.pieces[i])
+			if errors.Is(err, errNoBase) {
+				return blockstore.Block{}, err
+			}
+			if err == nil {
+				f.mu.Lock()
+				f.came(came.session)
+				f.fetched += int64(len(b.Data()))
+				f.mu.Unlock()
+				_, err := w.Write(b)
+				return b, err
+			}
+			f.blame(came.session, err)
+		}
+		*came = nodes{}
+		if err := w.Flush(); err != nil { // while there is time
+			return blockstore.Block{}, err
+		}
+		if err := f.await(came); err != nil {
+			return blockstore.Block{}, err
+		}
+	}
+}
+
+// await takes the next INDEX that a session brings.
+func (f *Fetch) await(came *nodes) error {
+	f.mu.Lock()
+	f.index.waiting = true
+	f.need()
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	var a arrival
+	select {
+	case a = <-f.indexes:
+	case <-f.end:
+		return errFinished
+	}
+	f.mu.Lock()
+	f.index.waiting = false
+	f.index.queued--
+	f.mu.Unlock()
+	pieces, err := a.answer.body.pieces(f.client.decoder, nil)
+	if err != nil {
+		f.blame(a.session, err)
+		return nil
+	}
+	*came = nodes{a.session, a.answer.first, a.answer.full, pieces}
+	return nil
+}
+
+// chooseBase returns that of the request's bases whose root has most names in common
+// with the root that is fetched, or nothing if none has any.
+func (f *Fetch) chooseBase(links []dag.Link) cid.Cid {
+	names := make(map[string]struct{}, len(links))
+	for _, l := range links {
+		if l.Name != "" {
+			names[l.Name] = struct{}{}
+		}
+	}
+	best, most := cid.Undef, 0
+	for _, c := range f.request.Bases[:min(len(f.request.Bases), maxBases)] {
+		base, err := linksOf(context.Background(), f.request.Store, c)
+		if err != nil || c.Equals(f.request.Root) {
+			continue // it helps only if it is there
+		}
+		common := 0
+		for _, l := range base {
+			if _, ok := names[l.Name]; ok {
+				common++
+			}
+		}
+		if common > most {
+			best, most = c, common
+		}
+	}
+	return best
+}

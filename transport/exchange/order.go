@@ -1,0 +1,288 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+// An order numbers the blocks of a DAG as they come in the canonical order
+// (dag.Cursor): nodes, which lead to others, and leaves, which are raw. Everybody who
+// holds the nodes below a root gives the same numbers, so ranges and bits say which
+// blocks are meant.
+type order struct {
+	root, base cid.Cid
+	nodes      cidList
+	leaves     cidList
+	// What the base has in the same place; empty without a base.
+	nodeBases, leafBases cidList
+	// differ are the numbers, among all nodes, of those that the base does not have in
+	// the same place; only with a base.
+	differ []uint32
+	// cuts are the first leaves of the segments, without the one being made.
+	cuts     []uint32
+	segment  segment // being made
+	complete bool
+}
+
+// A segment is a run of leaves that is asked for and compressed together: so many that
+// pages of a site that are alike shrink together, so few that a slow peer is soon done
+// with one.
+const (
+	segmentBytes  = 512 << 10 // claimed by links; the last leaf may go beyond
+	segmentLeaves = 512
+	// In answers with deltas segments from numbers that this divides go together: a
+	// delta is small, and those of siblings are alike.
+	segmentGroup = 8
+)
+
+type segment struct {
+	span
+	bytes int // claimed
+}
+
+var errTooManyBlocks = fmt.Errorf("site of more than %d blocks", maxLeaves)
+
+func newOrder(root, base cid.Cid) *order {
+	return &order{
+		root: root, base: base,
+		nodes: cidList{codec: cid.DagProtobuf}, nodeBases: cidList{codec: cid.DagProtobuf},
+		leaves: cidList{codec: cid.Raw}, leafBases: cidList{codec: cid.Raw},
+	}
+}
+
+func (o *order) based() bool { return o.base.Defined() }
+
+// addNode numbers a node.
+func (o *order) addNode(s dag.Step) error {
+	if o.nodes.len() == maxNodes {
+		return errTooManyBlocks
+	}
+	if o.based() {
+		if !s.Same() {
+			o.differ = append(o.differ, uint32(o.nodes.len()))
+		}
+		o.nodeBases.add(s.Base)
+	}
+	o.nodes.add(s.CID)
+	return nil
+}
+
+// addLeaf numbers a leaf. If that completes a segment, it returns it.
+func (o *order) addLeaf(s dag.Step) (done segment, ok bool, err error) {
+	if o.leaves.len() == maxLeaves {
+		return segment{}, false, errTooManyBlocks
+	}
+	if o.segment.n == 0 {
+		o.segment.first = o.leaves.len()
+	}
+	o.leaves.add(s.CID)
+	if o.based() {
+		o.leafBases.add(s.Base)
+	}
+	o.segment.n++
+	o.segment.bytes += claimed(s.Size)
+	if o.segment.bytes < segmentBytes && o.segment.n < segmentLeaves {
+		return segment{}, false, nil
+	}
+	return o.cut(), true, nil
+}
+
+func (o *order) cut() segment {
+	done := o.segment
+	o.cuts = append(o.cuts, uint32(done.first))
+	o.segment = segment{}
+	return done
+}
+
+// finish ends the numbering, and returns the last segment if there is one.
+func (o *order) finish() (last segment, ok bool) {
+	o.complete = true
+	if o.segment.n == 0 {
+		return segment{}, false
+	}
+	return o.cut(), true
+}
+
+// claimed is what a link says of the size of a leaf, if it can be true.
+func claimed(size uint64) int {
+	return int(max(min(size, blockstore.MaxBlockSize), 1))
+}
+
+func (o *order) all() span { return span{0, o.leaves.len()} }
+
+// segmentOf returns the number of the segment of a leaf, and its span.
+func (o *order) segmentOf(leaf int) (number int, s span) {
+	number = sort.Search(len(o.cuts), func(i int) bool { return int(o.cuts[i]) > leaf }) - 1
+	return number, o.segmentSpan(number)
+}
+
+func (o *order) segmentSpan(number int) span {
+	end := o.leaves.len()
+	if number+1 < len(o.cuts) {
+		end = int(o.cuts[number+1])
+	}
+	first := int(o.cuts[number])
+	return span{first, end - first}
+}
+
+// node returns the ith node, among all or among those that differ from the base, and
+// its base.
+func (o *order) node(i int, full bool) (c, base cid.Cid) {
+	if !full && o.based() {
+		i = int(o.differ[i])
+	}
+	if o.based() {
+		base = o.nodeBases.at(i)
+	}
+	return o.nodes.at(i), base
+}
+
+// nodeCount returns how many nodes node knows.
+func (o *order) nodeCount(full bool) int {
+	if !full && o.based() {
+		return len(o.differ)
+	}
+	return o.nodes.len()
+}
+
+// leafBase returns the base of a leaf, if there is one that is another block.
+func (o *order) leafBase(leaf int) cid.Cid {
+	if !o.based() {
+		return cid.Undef
+	}
+	base := o.leafBases.at(leaf)
+	if base.Equals(o.leaves.at(leaf)) {
+		return cid.Undef
+	}
+	return base
+}
+
+// size returns about how many bytes of memory the order takes.
+func (o *order) size() int {
+	n := 4096 + 4*len(o.differ) + 4*len(o.cuts)
+	for _, l := range []*cidList{&o.nodes, &o.nodeBases, &o.leaves, &o.leafBases} {
+		n += len(l.digests) + 128*len(l.others)
+	}
+	return n
+}
+
+// buildOrder numbers a DAG all the nodes of which are in get.
+func buildOrder(ctx context.Context, get Getter, root, base cid.Cid) (*order, error) {
+	o := newOrder(root, base)
+	cursor := dag.NewCursor(root, base, 0)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		s, ok, err := cursor.Next()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			o.finish()
+			return o, nil
+		}
+		if s.Leaf() {
+			if _, _, err := o.addLeaf(s); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := o.addNode(s); err != nil {
+			return nil, err
+		}
+		links, err := linksOf(ctx, get, s.CID)
+		if err != nil {
+			return nil, err
+		}
+		old, err := oldLinks(ctx, get, s)
+		if err != nil {
+			return nil, err
+		}
+		if err := cursor.Enter(links, old); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// linksOf reads the links of a block that is held.
+func linksOf(ctx context.Context, get Getter, c cid.Cid) ([]dag.Link, error) {
+	b, err := get.Get(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return links(b)
+}
+
+func links(b blockstore.Block) ([]dag.Link, error) {
+	l, err := dag.Links(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not part of a site: %w", b.CID(), err)
+	}
+	return l, nil
+}
+
+// oldLinks reads the links of the base of s, to be compared with those of s. There are
+// none if it is the same. If the base cannot be read, nobody could agree on what it has
+// in the place of what is below: it fails with errNoBase.
+func oldLinks(ctx context.Context, get Getter, s dag.Step) ([]dag.Link, error) {
+	if !s.Base.Defined() || s.Same() {
+		return nil, nil
+	}
+	b, err := get.Get(ctx, s.Base)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoBase, err)
+	}
+	l, err := dag.Links(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoBase, err)
+	}
+	return l, nil
+}
+
+var errNoBase = errors.New("the earlier version is not whole")
+
+// cidList is a list of CIDs, most of which have the same codec and SHA2-256: such take 32
+// bytes. Undefined ones can be in it.
+type cidList struct {
+	codec   uint64
+	digests []byte // 32 bytes each, zero for what is in others
+	others  map[int]cid.Cid
+}
+
+const digestSize = 32
+
+func (l *cidList) len() int { return len(l.digests) / digestSize }
+
+func (l *cidList) add(c cid.Cid) {
+	if c.Defined() && c.Version() == 1 && c.Type() == l.codec {
+		if mh := c.Hash(); len(mh) == 2+digestSize && mh[0] == multihash.SHA2_256 && mh[1] == digestSize {
+			l.digests = append(l.digests, mh[2:]...)
+			return
+		}
+	}
+	if c.Defined() {
+		if l.others == nil {
+			l.others = make(map[int]cid.Cid)
+		}
+		l.others[l.len()] = c
+	}
+	l.digests = append(l.digests, make([]byte, digestSize)...)
+}
+
+func (l *cidList) at(i int) cid.Cid {
+	digest := l.digests[i*digestSize:][:digestSize]
+	if [digestSize]byte(digest) == ([digestSize]byte{}) {
+		return l.others[i]
+	}
+	mh := append([]byte{multihash.SHA2_256, digestSize}, digest...)
+	return cid.NewCidV1(l.codec, mh)
+}

@@ -1,0 +1,341 @@
+package exchange
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// maxQueued is how many spans, and CIDs, a peer may have asked for and not been
+	// answered.
+	maxQueued = 4 * maxSpans
+	// frameBytes is how many bytes of pieces go into an answer, and standBytes for how
+	// many bytes of blocks they stand, unless a single one is larger.
+	frameBytes = 1 << 20
+	standBytes = 8 << 20
+	// indexBytes is how many bytes of nodes go into an INDEX.
+	indexBytes = 256 << 10
+	// newsEvery is how often a peer is told of leaves and peers that came.
+	newsEvery = 250 * time.Millisecond
+)
+
+var (
+	errIdle = errors.New("nothing was asked for too long")
+	errHung = errors.New("told to ask elsewhere")
+)
+
+// serving is one stream on which a peer is answered. Three goroutines work on it: one
+// reads requests, one makes answers, one writes them, so that the next answer is being
+// made while one is on its way.
+type serving struct {
+	server *Server
+	remote peer.ID
+	stream stream
+	memory memory
+	ctx    context.Context // ends with the stream
+
+	wake chan struct{} // holds one value when requests came
+
+	mu    sync.Mutex // guards the fields below
+	opens []open
+	lists []list
+	wants []span
+	gets  []cid.Cid
+
+	// The fields below belong to the goroutine that makes answers.
+
+	swarm     *swarm
+	order     *order
+	list      list // what is left of the one being answered
+	listing   bool
+	listed    bool    // the peer was sent all nodes
+	turn      bool    // a list is next, if there are both a list and wants
+	told      leafSet // HAVE was sent of these
+	toldAll   bool
+	toldPeers int
+	news      time.Time // when it was told last
+	pace      pace
+	eager     int // bytes that may be sent unasked
+	sentEager leafSet
+	booked    int
+}
+
+// serve answers on st until the peer closes it, breaks the protocol or asks nothing.
+func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1)}
+	defer func() {
+		s.mu.Lock()
+		delete(s.uploading, c)
+		s.mu.Unlock()
+		mem.ReleaseMemory(c.booked)
+	}()
+	out := make(chan []byte, 1)
+	var tasks sync.WaitGroup
+	run := func(do func() error) {
+		tasks.Go(func() {
+			err := s.guard(remote, do)
+			if err == nil {
+				err = io.EOF
+			}
+			cancel(err)
+		})
+	}
+	run(c.read)
+	run(func() error { return c.write(out) })
+	run(func() error { return c.answer(out) })
+	<-ctx.Done()
+	err := context.Cause(ctx)
+	if !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		st.Reset() // ends reads and writes
+		tasks.Wait()
+		return err
+	}
+	// The peer closed its side between two frames, so nothing is owed that it waits for.
+	tasks.Wait()
+	return nil
+}
+
+// guard turns a panic in code that handles a stranger's bytes into an error.
+func (s *Server) guard(remote peer.ID, do func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("panic while serving a peer", "peer", remote, "panic", r)
+			err = fmt.Errorf("internal error: %v", r)
+		}
+	}()
+	return do()
+}
+
+// read takes in requests until the peer closes its side.
+func (c *serving) read() error {
+	r := bufio.NewReaderSize(c.stream, 4<<10)
+	for first := true; ; first = false {
+		t, body, err := readFrame(r, maxRequest)
+		if err != nil {
+			return err
+		}
+		switch {
+		case first && t == frameHello && len(body) <= maxHello:
+		case first:
+			err = violation("no HELLO")
+		default:
+			err = c.request(t, body)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// request queues what was asked for.
+func (c *serving) request(t frameType, body []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch t {
+	case frameOpen:
+		o, err := parseOpen(body)
+		if err == nil && len(c.opens) == 2 {
+			err = violation("too many OPEN")
+		}
+		c.opens = append(c.opens, o)
+		return err
+	case frameList:
+		l, err := parseList(body)
+		if err == nil && len(c.lists) == 2 {
+			err = violation("too many LIST")
+		}
+		c.lists = append(c.lists, l)
+		return err
+	case frameWant:
+		spans, err := parseSpanFrame(body)
+		if err == nil && len(c.wants)+len(spans) > maxQueued {
+			err = violation("too many WANT")
+		}
+		c.wants = append(c.wants, spans...)
+		return err
+	case frameCancel:
+		spans, err := parseSpanFrame(body)
+		c.wants = without(c.wants, spans)
+		if err == nil && len(c.wants) > maxQueued {
+			err = violation("too many WANT")
+		}
+		return err
+	case frameGet:
+		cids, err := parseGet(body)
+		if err == nil && len(c.gets)+len(cids) > maxQueued {
+			err = violation("too many GET")
+		}
+		c.gets = append(c.gets, cids...)
+		return err
+	}
+	return violation("unexpected frame of type %d", t)
+}
+
+// without returns what is left of spans, which are in any order, without those of gone,
+// which are ascending.
+func without(spans, gone []span) []span {
+	var left []span
+	for _, s := range spans {
+		for _, g := range gone {
+			cut := s.cut(g)
+			if cut.n == 0 {
+				continue
+			}
+			if cut.first > s.first {
+				left = append(left, span{s.first, cut.first - s.first})
+			}
+			s = span{cut.end(), s.end() - cut.end()}
+		}
+		if s.n > 0 {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+// write sends frames, the first of which is HELLO, until there are no more.
+func (c *serving) write(out <-chan []byte) error {
+	frame := appendFrame(nil, frameHello)
+	for {
+		if err := c.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+			return err
+		}
+		if _, err := c.stream.Write(frame); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		var ok bool
+		select {
+		case frame, ok = <-out:
+			if !ok {
+				return nil
+			}
+		case <-c.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// answer makes answers until the stream ends.
+func (c *serving) answer(out chan<- []byte) error {
+	defer func() {
+		if c.swarm != nil {
+			c.server.swarms.leave(c.swarm)
+		}
+	}()
+	var leave func()
+	defer func() {
+		if leave != nil {
+			leave()
+		}
+	}()
+	idle := time.NewTimer(serveIdle)
+	defer idle.Stop()
+	var later <-chan time.Time // when news may be told
+	for {
+		joined := c.swarm != nil
+		frame, err := c.next()
+		if c.swarm != nil && !joined {
+			leave = c.swarm.join(c.remote)
+		}
+		if err != nil && len(frame) == 0 {
+			return err
+		}
+		if len(frame) > 0 {
+			select {
+			case out <- frame:
+			case <-c.ctx.Done():
+				return nil
+			}
+			if err != nil {
+				close(out)
+				<-c.ctx.Done() // once it is written
+				return err
+			}
+			idle.Reset(serveIdle)
+			continue
+		}
+		var changed <-chan struct{}
+		if c.order != nil {
+			if wait := newsEvery - time.Since(c.news); wait > 0 {
+				later = time.After(wait)
+			} else {
+				later = nil
+				changed = c.changes()
+				if changed == nil {
+					continue // there is news
+				}
+			}
+		}
+		select {
+		case <-c.wake:
+			idle.Reset(serveIdle)
+		case <-changed:
+		case <-later:
+		case <-idle.C:
+			return errIdle
+		case <-c.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// next makes the next answer. It is empty if there is nothing to answer. With an answer
+// and an error, the stream ends after it.
+func (c *serving) next() ([]byte, error) {
+	c.mu.Lock()
+	var (
+		opening *open
+		gets    []cid.Cid
+		want    span
+	)
+	switch {
+	case len(c.opens) > 0:
+		opening = &c.opens[0]
+		c.opens = c.opens[1:]
+	case len(c.gets) > 0:
+		n := min(len(c.gets), maxGets)
+		gets = c.gets[:n:n]
+		c.gets = c.gets[n:]
+	default:
+		if !c.listing && len(c.lists) > 0 {
+			c.list, c.listing = c.lists[0], true
+			c.lists = c.lists[1:]
+		}
+		if len(c.wants) > 0 && !(c.listing && c.turn) {
+			want = c.wants[0]
+			c.wants = c.wants[1:]
+		}
+	}
+	c.mu.Unlock()
+	switch {
+	case opening != nil:
+		return c.open(*opening)
+	case gets != nil:
+		return c.blocks(gets)
+	case (want.n > 0 || c.listing) && c.order == nil:
+		return nil, violation("nothing is open")
+	case want.n > 0:
+		c.turn, c.eager = true, 0
+		return c.leaves(want)
+	case c.listing:
+		c.turn = false
+		return c.nodes()
+	}
+	if news := c.tell(); len(news) > 0 {
+		return news, nil
+	}
+	return c.choose()
+}

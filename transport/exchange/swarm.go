@@ -1,0 +1,321 @@
+package exchange
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A swarm is what this node knows of one DAG that is being exchanged: the numbers of
+// its blocks, which leaves are held, and who else takes part. A Fetch fills it, and the
+// Server serves from it meanwhile.
+type swarm struct {
+	root cid.Cid
+
+	making sync.Mutex // held while an order is made; taken before mu
+
+	mu sync.Mutex // guards the fields below
+	// refs counts fetches and served streams.
+	refs  int
+	used  time.Time // when refs became 0
+	fetch *order    // that a Fetch is making; nil if there is none
+	done  bool      // it is complete
+	// ready is closed when it is, or when the Fetch has ended.
+	ready chan struct{}
+	// orders are complete, by base.
+	orders map[cid.Cid]*order
+	// held are the leaves that can be served, unless all can be. Without a fetch they
+	// are known once an order was made.
+	held    leafSet
+	all     bool
+	known   bool          // held and all are true
+	changed chan struct{} // closed and replaced when held or members change
+	// members are the peers that fetch from here or are fetched from.
+	members map[peer.ID]int
+	// sent counts how often each segment was sent to somebody.
+	sent []uint32
+}
+
+// swarms are the swarms of a node.
+type swarms struct {
+	mu  sync.Mutex
+	all map[cid.Cid]*swarm
+}
+
+// Swarms that nobody uses are kept for a while, so that their orders need not be made
+// again, up to so many bytes.
+const (
+	idleSwarms = 32 << 20
+	idleTime   = 10 * time.Minute
+	maxOrders  = 4 // of a swarm: the bases that its peers name
+)
+
+func newSwarms() *swarms { return &swarms{all: make(map[cid.Cid]*swarm)} }
+
+// enter returns the swarm of root, for the caller to leave.
+func (ss *swarms) enter(root cid.Cid) *swarm {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	w := ss.all[root]
+	if w == nil {
+		w = &swarm{
+			root: root, changed: make(chan struct{}),
+			orders: make(map[cid.Cid]*order), members: make(map[peer.ID]int),
+		}
+		ss.all[root] = w
+	}
+	w.mu.Lock()
+	w.refs++
+	w.mu.Unlock()
+	return w
+}
+
+// leave ends the use of w, and forgets what has not been used for long.
+func (ss *swarms) leave(w *swarm) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	now := time.Now()
+	w.mu.Lock()
+	if w.refs--; w.refs == 0 {
+		w.used = now
+	}
+	w.mu.Unlock()
+	for {
+		var oldest *swarm
+		total := 0
+		for _, w := range ss.all {
+			w.mu.Lock()
+			if w.refs == 0 {
+				total += w.size()
+				if oldest == nil || w.used.Before(oldest.used) {
+					oldest = w
+				}
+			}
+			w.mu.Unlock()
+		}
+		if oldest == nil || total <= idleSwarms && now.Sub(oldest.used) < idleTime {
+			return
+		}
+		delete(ss.all, oldest.root)
+	}
+}
+
+// size returns about how many bytes w takes. The caller holds mu.
+func (w *swarm) size() int {
+	n := 8*len(w.held.words) + 4*len(w.sent) + 1024
+	for _, o := range w.orders {
+		n += o.size()
+	}
+	return n
+}
+
+// begin makes w that of a Fetch, which will fill o. It says whether it is: only one at a
+// time can be.
+func (w *swarm) begin(o *order) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fetch != nil {
+		return false
+	}
+	w.fetch, w.done, w.ready = o, false, make(chan struct{})
+	w.held, w.all, w.known = leafSet{}, false, true
+	clear(w.orders)
+	w.notify()
+	return true
+}
+
+// ordered says that the fetched order is complete.
+func (w *swarm) ordered() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.orders[w.fetch.base] = w.fetch
+	w.done = true
+	close(w.ready)
+	w.notify()
+}
+
+// add says that leaves can be served now.
+func (w *swarm) add(spans []span) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range spans {
+		w.held.addSpan(s)
+	}
+	w.notify()
+}
+
+// end says that the Fetch has ended; all that it has everything.
+func (w *swarm) end(all bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.done {
+		close(w.ready)
+		w.known = false
+	}
+	w.fetch = nil
+	if all {
+		w.all, w.held = true, leafSet{}
+	}
+	w.notify()
+}
+
+// forget says that what was held is not held any more: all of it is to be found out
+// again.
+func (w *swarm) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fetch != nil {
+		return // it notices by itself
+	}
+	w.known, w.all, w.held = false, false, leafSet{}
+	clear(w.orders)
+}
+
+// notify wakes those who wait for a change. The caller holds mu.
+func (w *swarm) notify() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// join counts p among the members until the returned function is called.
+func (w *swarm) join(p peer.ID) (leave func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.members[p]++
+	w.notify()
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.members[p]--; w.members[p] == 0 {
+			delete(w.members, p)
+		}
+	}
+}
+
+// others returns up to n members other than p, at random, and how many there are.
+func (w *swarm) others(p peer.ID, n int) (some []peer.ID, count int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for m := range w.members {
+		if m != p {
+			some = append(some, m)
+		}
+	}
+	count = len(some)
+	rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+	return some[:min(n, len(some))], count
+}
+
+// order returns the complete order with the given base, making it if need be. It waits
+// for a Fetch that has still to complete its own. It fails if a node is not held.
+func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, error) {
+	w.making.Lock()
+	defer w.making.Unlock()
+	w.mu.Lock()
+	for w.fetch != nil && !w.done {
+		ready := w.ready
+		w.mu.Unlock()
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		w.mu.Lock()
+	}
+	o := w.orders[base]
+	known := w.known
+	w.mu.Unlock()
+	if o != nil && known {
+		return o, nil
+	}
+	if o == nil {
+		var err error
+		if o, err = buildOrder(ctx, store, w.root, base); err != nil {
+			return nil, err
+		}
+	}
+	var held leafSet
+	if !known {
+		for i := range o.leaves.len() {
+			ok, err := store.Has(o.leaves.at(i))
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				held.add(i)
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.known && w.fetch == nil {
+		w.known, w.held, w.all = true, held, held.n == o.leaves.len()
+	}
+	for b := range w.orders {
+		if len(w.orders) < maxOrders {
+			break
+		}
+		delete(w.orders, b)
+	}
+	w.orders[base] = o
+	return o, nil
+}
+
+// sending counts that a segment is sent.
+func (w *swarm) sending(segment int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if segment >= len(w.sent) {
+		w.sent = append(w.sent, make([]uint32, segment+1-len(w.sent))...)
+	}
+	w.sent[segment]++
+}
+
+// frames keeps answers as they are sent, so that what many ask for is read and
+// compressed once. Least recently used go first.
+type frames struct {
+	mu    sync.Mutex
+	lru   *simplelru.LRU[frameKey, body]
+	bytes int
+}
+
+// frameKey is what is in a frame: leaves of a DAG, perhaps as deltas against a base.
+type frameKey struct {
+	root, base cid.Cid
+	span
+}
+
+const (
+	frameCache = 32 << 20 // bytes
+	frameCost  = 256      // of the cache itself for each frame
+)
+
+func newFrames() *frames {
+	c := &frames{}
+	// Only the sum of sizes bounds the cache; the count cannot be reached.
+	c.lru, _ = simplelru.NewLRU(1<<30, func(_ frameKey, b body) { c.bytes -= frameCost + len(b.payload) })
+	return c
+}
+
+func (c *frames) get(k frameKey) (body, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lru.Get(k)
+}
+
+func (c *frames) add(k frameKey, b body) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lru.Contains(k) {
+		return
+	}
+	c.lru.Add(k, b)
+	for c.bytes += frameCost + len(b.payload); c.bytes > frameCache; {
+		c.lru.RemoveOldest()
+	}
+}

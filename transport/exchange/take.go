@@ -1,0 +1,316 @@
+package exchange
+
+import (
+	"bufio"
+	"io"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// read takes in frames until the stream ends.
+func (s *session) read(opened time.Time) error {
+	f := s.fetch
+	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.received, &s.received}}, 64<<10)
+	for first := true; ; first = false {
+		t, body, err := readFrame(r, maxAnswer)
+		if err != nil {
+			return err
+		}
+		switch {
+		case first && t == frameHello && len(body) <= maxHello:
+			f.mu.Lock()
+			s.rtt = max(time.Since(opened), 1)
+			f.changed.Broadcast()
+			f.mu.Unlock()
+		case first:
+			return violation("no HELLO")
+		default:
+			if err := s.take(t, body); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// take acts on a frame.
+func (s *session) take(t frameType, body []byte) error {
+	switch t {
+	case frameOpened:
+		o, err := parseOpened(body)
+		if err != nil {
+			return err
+		}
+		return s.accepted(o)
+	case frameIndex:
+		a, err := parseIndex(body)
+		if err != nil {
+			return err
+		}
+		return s.indexed(a)
+	case frameHave:
+		all, spans, err := parseHave(body)
+		if err != nil {
+			return err
+		}
+		s.holding(all, spans)
+	case frameData:
+		a, err := parseData(body)
+		if err != nil {
+			return err
+		}
+		return s.arrived(a)
+	case frameMiss:
+		spans, err := parseSpanFrame(body)
+		if err != nil {
+			return err
+		}
+		return s.missed(spans)
+	case framePeers:
+		peers, err := parsePeers(body)
+		if err != nil {
+			return err
+		}
+		for _, p := range peers {
+			select {
+			case s.fetch.met <- p:
+			default: // there are enough
+			}
+		}
+	case frameBusy:
+		pause, err := parseBusy(body)
+		if err != nil {
+			return err
+		}
+		return &busyError{pause}
+	default:
+		return violation("unexpected frame of type %d", t)
+	}
+	return nil
+}
+
+// accepted takes in an OPENED.
+func (s *session) accepted(o opened) error {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.opening == 0 {
+		return violation("OPENED without OPEN")
+	}
+	s.opening--
+	if o.status == statusAbsent {
+		return errAbsent
+	}
+	s.opened = true
+	s.based = o.status == statusBased
+	if s.based {
+		s.ratio = basedRatio
+	}
+	if o.others > 0 {
+		f.crowd = true
+	}
+	f.changed.Broadcast()
+	return nil
+}
+
+// holding takes in a HAVE.
+func (s *session) holding(all bool, spans []span) {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.all = s.all || all
+	if !s.all {
+		f.crowd = true
+	}
+	for _, t := range spans {
+		s.have.addSpan(t)
+		s.lacks.removeSpan(t)
+	}
+	f.changed.Broadcast()
+}
+
+// indexed hands on an INDEX, if it is what was asked for.
+func (s *session) indexed(a answer) error {
+	f := s.fetch
+	f.mu.Lock()
+	l := s.listing
+	if a.first != l.from+s.listed || l.full && !a.full || l.count > 0 && s.listed+a.body.count > l.count {
+		f.mu.Unlock()
+		return violation("INDEX that nobody asked for")
+	}
+	s.listed += a.body.count
+	wanted := f.index.source == s && !f.order.complete
+	if wanted {
+		f.index.heard = time.Now()
+		if a.last || s.listed == l.count {
+			f.index.source = nil
+		}
+		if wanted = a.body.count > 0; wanted {
+			f.index.queued++
+		}
+	}
+	f.mu.Unlock()
+	if !wanted {
+		return nil // another was asked meanwhile
+	}
+	return s.hand(f.indexes, arrival{session: s, answer: a})
+}
+
+// hand gives a to whoever looks at such. While they are busy nothing is read, for which
+// the peer is not to blame.
+func (s *session) hand(to chan<- arrival, a arrival) error {
+	s.setHanding(true)
+	defer s.setHanding(false)
+	select {
+	case to <- a:
+		return nil
+	case <-s.fetch.end:
+		return errFinished
+	}
+}
+
+func (s *session) setHanding(on bool) {
+	s.fetch.mu.Lock()
+	defer s.fetch.mu.Unlock()
+	s.handing = on
+}
+
+// arrived takes what a answers off what is owed, adapts the window, and hands a on.
+func (s *session) arrived(a answer) error {
+	f := s.fetch
+	f.mu.Lock()
+	t := a.span()
+	arrival := arrival{session: s, answer: a}
+	if !s.expected(t) {
+		if s.eager < len(a.body.payload) {
+			f.mu.Unlock()
+			return violation("leaves that nobody asked for")
+		}
+		s.eager -= len(a.body.payload)
+		if arrival.chosen = t.end() > f.order.leaves.len()-f.order.segment.n; arrival.chosen {
+			f.chosen.addSpan(t)
+		}
+	}
+	if !arrival.chosen {
+		s.answered(t, len(a.body.payload))
+		if arrival.tasks = f.tasks(t); len(arrival.tasks) == 0 {
+			f.mu.Unlock()
+			return nil // there already
+		}
+		for _, t := range arrival.tasks {
+			t.working++
+		}
+	}
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	return s.hand(f.arrivals, arrival)
+}
+
+// expected says whether t was asked for. The caller holds fetch.mu.
+func (s *session) expected(t span) bool {
+	for i := t.first; i < t.end(); i++ {
+		if !s.asked.has(i) && !s.late.has(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// answered takes t off what is owed: size bytes came for it, or a MISS if that is 0. The
+// caller holds fetch.mu.
+func (s *session) answered(t span, size int) {
+	now := time.Now()
+	s.stalled = false
+	s.late.removeSpan(t)
+	s.asked.removeSpan(t)
+	claims := 0
+	s.owed = slices.DeleteFunc(s.owed, func(d *debt) bool {
+		n := 0
+		for _, p := range d.spans {
+			n += p.cut(t).n
+		}
+		if n == 0 {
+			return false
+		}
+		cost := d.cost * n / max(d.left, 1)
+		d.cost -= cost
+		s.owedSize -= cost
+		claims += d.bytes * n / d.leaves
+		if d.left -= n; d.left > 0 {
+			return false
+		}
+		s.owedSize -= d.cost
+		s.paid(d.task)
+		if size > 0 {
+			s.window.sample(s.received.Load()-d.received, d.asked, now, d.full, s.rtt, int(float64(d.bytes)*s.ratio))
+		}
+		return true
+	})
+	if claims > 0 && size > 0 {
+		s.ratio = (3*s.ratio + min(float64(size)/float64(claims), 1)) / 4
+	}
+}
+
+// paid ends that s owes t. The caller holds fetch.mu.
+func (s *session) paid(t *task) {
+	t.owers = slices.DeleteFunc(t.owers, func(o *session) bool { return o == s })
+}
+
+// drop calls off what s owes of t. The caller holds fetch.mu.
+func (s *session) drop(t *task) {
+	s.paid(t)
+	s.owed = slices.DeleteFunc(s.owed, func(d *debt) bool {
+		if d.task != t {
+			return false
+		}
+		s.owedSize -= d.cost
+		for _, p := range d.spans {
+			for _, left := range s.asked.spans(nil, p, true) {
+				s.asked.removeSpan(left)
+				s.late.addSpan(left)
+				s.cancels = append(s.cancels, left)
+			}
+		}
+		return true
+	})
+}
+
+// missed takes in a MISS.
+func (s *session) missed(spans []span) error {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range spans {
+		for _, u := range s.asked.spans(nil, t.cut(f.order.all()), false) {
+			if !s.late.hasAll(u) {
+				return violation("MISS that nobody asked for")
+			}
+		}
+		if t.end() > f.order.leaves.len() {
+			return violation("MISS that nobody asked for")
+		}
+		s.lacks.addSpan(t)
+		s.answered(t, 0)
+		for _, task := range f.tasks(t) {
+			f.offer(task)
+		}
+	}
+	if s.lies++; s.lies > maxLies {
+		return errLies
+	}
+	f.changed.Broadcast()
+	return nil
+}
+
+type countingReader struct {
+	io.Reader
+	counts []*atomic.Int64
+}
+
+func (r countingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	for _, c := range r.counts {
+		c.Add(int64(n))
+	}
+	return n, err
+}
