@@ -39,7 +39,9 @@ func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) er
 	// brought must wait for its sync.
 	s.appended.Add(1)
 	for i, k := range keys {
-		if _, _, ok := s.find(k); ok && !moved {
+		// Should an index be unreadable, it is for the next look-up to mend. The block
+		// may be there twice then.
+		if _, _, ok, err := s.find(k); ok && err == nil && !moved {
 			continue // another writer was faster
 		}
 		e := entries[i]
