@@ -41,6 +41,16 @@ var ErrTooLarge = errors.New("DAG exceeds the limits of a walk")
 // memory grows by some 45 bytes for each distinct block; who must bound that counts in
 // visit and returns an error.
 func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
+	return walk(ctx, get, root, false, visit)
+}
+
+// WalkAll is Walk for a visit that may be told of a leaf again, once for each link to
+// it. Then leaves, most of nearly every DAG, need not be remembered.
+func WalkAll(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
+	return walk(ctx, get, root, true, visit)
+}
+
+func walk(ctx context.Context, get Getter, root cid.Cid, repeatLeaves bool, visit func(cid.Cid) error) error {
 	type pending struct {
 		cid   cid.Cid
 		depth int
@@ -53,7 +63,8 @@ func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) err
 		}
 		next := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if !seen.Add(next.cid) {
+		isLeaf := next.cid.Type() == cid.Raw
+		if !(isLeaf && repeatLeaves) && !seen.Add(next.cid) {
 			continue
 		}
 		if err := blockstore.CheckCID(next.cid); err != nil {
@@ -64,7 +75,7 @@ func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) err
 				return err
 			}
 		}
-		if next.cid.Type() == cid.Raw {
+		if isLeaf {
 			continue
 		}
 		b, err := load(ctx, get, next.cid)

@@ -33,7 +33,7 @@ func (n *Node) measure(ctx context.Context, root cid.Cid) (site, error) {
 	return s, nil
 }
 
-// keys calls yield with the keys to announce a site by. For AnnounceAll it fails as
+// keys calls yield with the keys to announce a site by, some more than once. For AnnounceAll it fails as
 // measure does if the site is not whole.
 func (n *Node) keys(ctx context.Context, root cid.Cid, yield func(multihash.Multihash) error) error {
 	switch n.cfg.Announce {
@@ -42,7 +42,7 @@ func (n *Node) keys(ctx context.Context, root cid.Cid, yield func(multihash.Mult
 	case AnnounceEntities:
 		return n.entities(ctx, root, yield)
 	}
-	return dag.Walk(ctx, n.store, root, func(c cid.Cid) error {
+	return dag.WalkAll(ctx, n.store, root, func(c cid.Cid) error {
 		if _, err := n.store.Size(c); err != nil {
 			return err
 		}
