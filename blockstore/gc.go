@@ -310,7 +310,7 @@ func (s *Store) copyRecords(ctx context.Context, p *pack, records []located) err
 		if len(moved) == 0 {
 			return nil
 		}
-		err := s.append(batch, moved, entries, true)
+		err := s.append(batch, nil, moved, entries, true)
 		batch, moved, entries = batch[:0], moved[:0], entries[:0]
 		return err
 	}
