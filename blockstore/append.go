@@ -46,8 +46,10 @@ func (s *Store) append(batch, payload []byte, keys []key, entries []entry, moved
 	for i, k := range keys {
 		// Should an index be unreadable, it is for the next look-up to mend. The block
 		// may be there twice then.
-		if _, _, ok, err := s.find(k); ok && err == nil && !moved {
-			continue // another writer was faster
+		if !moved {
+			if _, _, ok, err := s.find(k); ok && err == nil {
+				continue // another writer was faster
+			}
 		}
 		e := entries[i]
 		e.offset += uint32(p.size)

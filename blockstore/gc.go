@@ -206,12 +206,16 @@ func (s *Store) newestIn(p *pack, records, out []located) ([]located, error) {
 		return out, ErrClosed
 	}
 	for _, l := range records {
-		newest, _, _, err := s.locate(l.key)
-		if err != nil {
-			return out, err
-		}
-		if newest == p {
-			out = append(out, l)
+		for _, other := range slices.Backward(s.packs) {
+			if other == p {
+				out = append(out, l)
+				break
+			}
+			if _, ok, err := findIn(other, l.key); err != nil {
+				return out, err
+			} else if ok {
+				break
+			}
 		}
 	}
 	return out, nil
