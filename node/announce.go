@@ -100,12 +100,12 @@ func (n *Node) announce(ctx context.Context, roots ...cid.Cid) error {
 	return nil
 }
 
-// provide announces a site, and adds its keys to the given set, if there is one, as
-// leaves. The caller holds announcing.
-func (n *Node) provide(ctx context.Context, net *transport.Network, root cid.Cid, into *blockstore.CIDSet) error {
+// provide announces a site, and adds its keys to the given set, if there is one. The
+// caller holds announcing.
+func (n *Node) provide(ctx context.Context, net *transport.Network, root cid.Cid, into *keySet) error {
 	var batch []multihash.Multihash
 	err := n.keys(ctx, root, func(k multihash.Multihash) error {
-		if into != nil && !into.Add(cid.NewCidV1(cid.Raw, k)) {
+		if into != nil && !into.add(k) {
 			return nil // another site has it too
 		}
 		if batch = append(batch, k); len(batch) < provideBatch {
@@ -132,7 +132,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 	// A site that is put on the list meanwhile announces its keys after this.
 	n.announcing.Lock()
 	defer n.announcing.Unlock()
-	var wanted blockstore.CIDSet
+	wanted := newKeySet()
 	var errs []error
 	for _, s := range n.sites.all() {
 		if !s.Whole {
@@ -143,7 +143,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 			_, err = n.measure(ctx, s.Root)
 		}
 		if err == nil {
-			err = n.provide(ctx, net, s.Root, &wanted)
+			err = n.provide(ctx, net, s.Root, wanted)
 		}
 		if isMissing(err) {
 			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
@@ -156,9 +156,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...) // and nothing is taken back: the keys are not all known
 	}
-	return net.Retain(ctx, func(k multihash.Multihash) bool {
-		return wanted.Has(cid.NewCidV1(cid.Raw, k))
-	})
+	return net.Retain(ctx, wanted.has)
 }
 
 // restore fetches what is missing of a site that was whole.
