@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// append writes a batch of records to the active pack and makes them readable.
-// Entries' offsets are relative to the batch. moved says that the blocks are held
+// append writes a batch of records, and payload, which the last of them lacks, to the
+// active pack and makes them readable. Entries' offsets are relative to the batch. moved says that the blocks are held
 // elsewhere too, for now. A failed write changes nothing: the next batch overwrites
 // its remains.
-func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) error {
+func (s *Store) append(batch, payload []byte, keys []key, entries []entry, moved bool) error {
 	if !moved {
 		s.use()
 	}
@@ -20,14 +20,19 @@ func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) er
 	if err := s.writable(); err != nil {
 		return err
 	}
-	if err := s.allow(int64(len(batch)+len(keys)*entrySize), moved); err != nil {
+	n := len(batch) + len(payload)
+	if err := s.allow(int64(n+len(keys)*entrySize), moved); err != nil {
 		return err
 	}
 	p, err := s.room()
 	if err != nil {
 		return err
 	}
-	if _, err := p.file.WriteAt(batch, p.size); err != nil {
+	_, err = p.file.WriteAt(batch, p.size)
+	if err == nil && len(payload) > 0 {
+		_, err = p.file.WriteAt(payload, p.size+int64(len(batch)))
+	}
+	if err != nil {
 		err = fmt.Errorf("write %s: %w", packName(p.number), err)
 		if errors.Is(err, syscall.EROFS) {
 			return s.fail(err) // not this write alone
@@ -39,17 +44,21 @@ func (s *Store) append(batch []byte, keys []key, entries []entry, moved bool) er
 	// brought must wait for its sync.
 	s.appended.Add(1)
 	for i, k := range keys {
-		if _, _, ok := s.find(k); ok && !moved {
-			continue // another writer was faster
+		// Should an index be unreadable, it is for the next look-up to mend. The block
+		// may be there twice then.
+		if !moved {
+			if _, _, ok, err := s.find(k); ok && err == nil {
+				continue // another writer was faster
+			}
 		}
 		e := entries[i]
 		e.offset += uint32(p.size)
 		p.index.add(k, e)
 		delete(s.damaged, k)
 	}
-	p.size += int64(len(batch))
+	p.size += int64(n)
 	s.mu.Unlock()
-	s.syncSoon(len(batch))
+	s.syncSoon(n)
 	return nil
 }
 

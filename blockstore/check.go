@@ -19,7 +19,8 @@ type CheckResult struct {
 // CheckProgress tells how far a check or repair has come, in bytes of packs.
 type CheckProgress struct{ Bytes, TotalBytes int64 }
 
-// Check looks at every pack and writes nothing. It checks that each index entry
+// Check looks at every pack and writes nothing, but for an index that cannot be read any
+// more (see Store.reindex). It checks that each index entry
 // leads to the head of the right record; with data, that each record holds the bytes
 // that its multihash stands for. damage is called for each thing that is wrong, from
 // one goroutine. An error means that the check could not be completed.
@@ -130,20 +131,34 @@ func (s *Store) inspect(p *pack, data bool, count func(n int) error, bad func(ke
 
 // entriesOf returns the index of p by offset, or nothing if p has been removed.
 func (s *Store) entriesOf(p *pack) ([]located, error) {
-	s.mu.RLock()
-	if s.closed {
-		s.mu.RUnlock()
-		return nil, ErrClosed
-	}
-	var entries []located
-	if slices.Contains(s.packs, p) {
-		entries = make([]located, 0, p.index.count)
-		for k, e := range p.index.all() {
-			entries = append(entries, located{k, e})
+	for {
+		entries, err := s.readIndex(p)
+		if err == nil {
+			return sortByOffset(entries), nil
+		}
+		if err := s.mend(err); err != nil {
+			return nil, err
 		}
 	}
-	s.mu.RUnlock()
-	return sortByOffset(entries), nil
+}
+
+func (s *Store) readIndex(p *pack) ([]located, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if !slices.Contains(s.packs, p) {
+		return nil, nil
+	}
+	entries := make([]located, 0, p.index.count)
+	for l, err := range p.index.all() {
+		if err != nil {
+			return nil, &indexError{p, p.index.sealed, err}
+		}
+		entries = append(entries, l)
+	}
+	return entries, nil
 }
 
 // checkHead says what is wrong with the head of p's file.

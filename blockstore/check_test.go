@@ -13,7 +13,7 @@ func TestCheck(t *testing.T) {
 	path := t.TempDir()
 	s, blocks := fillStore(t, path, 100)
 	target := blocks[5]
-	_, e, _ := s.find(keyOf(target.CID().Hash()))
+	_, e, _, _ := s.find(keyOf(target.CID().Hash()))
 	s.Close()
 	for name, tt := range map[string]struct {
 		damage    func(pack []byte) []byte

@@ -135,8 +135,8 @@ func checkFlip(t *testing.T, disk *flippedFS, s *Store, whole *pack, blocks []Bl
 	}
 	for _, b := range blocks {
 		k := keyOf(b.CID().Hash())
-		want, _ := whole.index.find(k)
-		got, found := p.index.find(k)
+		want, _, _ := whole.index.find(k)
+		got, found, _ := p.index.find(k)
 		start := int(want.offset)
 		if disk.bit/8 < start || disk.bit/8 >= start+int(want.size) {
 			if !found || got != want {

@@ -54,7 +54,6 @@ const (
 	opList     opKind = "list"
 	opRead     opKind = "read"
 	opSize     opKind = "size"
-	opMap      opKind = "map"
 	opUncache  opKind = "uncache"
 	opFree     opKind = "free"
 	opDamage   opKind = "damage"      // the disk changes a byte by itself
@@ -278,12 +277,6 @@ func (f *crashFile) Uncache() error {
 		}
 	}
 	return nil
-}
-
-func (f *crashFile) Map() ([]byte, func() error, error) {
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	return bytes.Clone(f.data), func() error { return nil }, f.fs.failure(opMap, f.name)
 }
 
 func (f *crashFile) Close() error { return nil }

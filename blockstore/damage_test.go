@@ -93,7 +93,7 @@ func TestUnreadablePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range blocks {
-		_, e, _ := s.find(keyOf(b.CID().Hash()))
+		_, e, _, _ := s.find(keyOf(b.CID().Hash()))
 		places = append(places, e)
 	}
 	s.Close()
@@ -180,7 +180,7 @@ func TestMovedWhileRead(t *testing.T) {
 	s.Close()
 	s, d := hookedStore(t, path)
 	x := blocks[5]
-	p, e, _ := s.find(keyOf(x.CID().Hash()))
+	p, e, _, _ := s.find(keyOf(x.CID().Hash()))
 	var once sync.Once
 	moving := false
 	d.read = func(name string, b []byte, off int64) (n int, err error, done bool) {

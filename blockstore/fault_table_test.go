@@ -46,7 +46,7 @@ func TestFaults(t *testing.T) {
 	}
 	t.Logf("%d calls; failed: %v", calls, kinds)
 	for _, kind := range []opKind{
-		opCreate, opRename, opRemove, opSyncDir, opWrite, opTruncate, opSync, opOpen, opList, opRead, opSize, opMap, opUncache, opFree,
+		opCreate, opRename, opRemove, opSyncDir, opWrite, opTruncate, opSync, opOpen, opList, opRead, opSize, opUncache, opFree,
 	} {
 		if kinds[kind] == 0 && !testing.Short() {
 			t.Errorf("no %s failed", kind)

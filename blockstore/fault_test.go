@@ -82,6 +82,49 @@ func TestFailedWrite(t *testing.T) {
 	wantAll(t, openDir(t, path), []Block{first, second})
 }
 
+// TestFailedWriteOfLarge lets each of the writes fail that a large block takes: it is not
+// held, and what the failure left behind is nothing when the pack is sealed.
+func TestFailedWriteOfLarge(t *testing.T) {
+	for n := 1; n <= 2; n++ {
+		path := t.TempDir()
+		dir, _ := Dir(path)
+		disk := &faulty{FS: dir}
+		s := openFS(t, disk)
+		first, large := noise(1, 900), noise(2, copyBelow)
+		if err := s.Put(first); err != nil {
+			t.Fatal(err)
+		}
+		full := errors.New("no space left on device")
+		writes := 0
+		disk.write = func() error {
+			if writes++; writes == n {
+				return full
+			}
+			return nil
+		}
+		if err := s.Put(large); !errors.Is(err, full) || writes != n {
+			t.Fatalf("Put = %v, after %d writes", err, writes)
+		}
+		if ok, _ := s.Has(large.CID()); ok {
+			t.Error("a block whose write failed is held")
+		}
+		disk.write = nil
+		if _, err := s.sealAll(); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(filepath.Join(path, packName(1))); err != nil || info.Size() != s.packs[0].size {
+			t.Errorf("the pack is not cut: %v, %v", info.Size(), err)
+		}
+		if err := s.Put(large); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		s = openDir(t, path)
+		wantAll(t, s, []Block{first, large})
+		noDamage(t, s)
+	}
+}
+
 // TestFailedSync lets syncs fail for a while: no write is acknowledged, the store says
 // why, what was there stays readable, and when the disk works again so does writing.
 func TestFailedSync(t *testing.T) {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
-
-	"github.com/edsrzf/mmap-go"
 )
 
 // FS is the one directory that holds a store's files. All of the store's file
@@ -44,9 +42,6 @@ type File interface {
 	// Uncache drops what the operating system caches of what was synced, so that
 	// reads come from the disk.
 	Uncache() error
-	// Map returns the whole file as read-only memory, which is valid until
-	// unmap is called. The file must not be empty.
-	Map() (data []byte, unmap func() error, err error)
 }
 
 // replaceFile writes a file in place of another of that name, if there is one. After
@@ -165,12 +160,4 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
-}
-
-func (f osFile) Map() ([]byte, func() error, error) {
-	m, err := mmap.Map(f.File, mmap.RDONLY, 0)
-	if err != nil {
-		return nil, nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
-	}
-	return m, m.Unmap, nil
 }

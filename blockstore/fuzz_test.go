@@ -125,8 +125,16 @@ func checkIndex(t *testing.T, in []byte, id packID, packSize int64) {
 		t.Fatalf("an index of %d bytes has a size of %d", len(in), x.size())
 	}
 	n := 0
-	for k := range x.all() {
-		x.find(k)
+	find := func(k key) {
+		if _, _, err := x.find(k); err != nil {
+			t.Fatalf("find in a file that did not change: %v", err)
+		}
+	}
+	for l, err := range x.all() {
+		if err != nil {
+			t.Fatalf("listing a file that did not change: %v", err)
+		}
+		find(l.key)
 		n++
 	}
 	if n != x.count {
@@ -135,7 +143,7 @@ func checkIndex(t *testing.T, in []byte, id packID, packSize int64) {
 	for first := range 256 { // each part of the fan-out, from its start and to its end
 		last := key(bytes.Repeat([]byte{0xff}, len(key{})))
 		last[0] = byte(first)
-		x.find(key{byte(first)})
-		x.find(last)
+		find(key{byte(first)})
+		find(last)
 	}
 }

@@ -3,11 +3,9 @@ package blockstore
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"slices"
 	"time"
 
@@ -180,27 +178,47 @@ func (s *Store) marked(ctx context.Context, p *pack, marks *Marks) (stay []locat
 	}
 	pace := s.pacer(ctx)
 	for some := range slices.Chunk(entries, 512) {
-		s.mu.RLock()
-		if s.closed {
-			s.mu.RUnlock()
-			return nil, 0, ErrClosed
-		}
-		for _, l := range some {
-			if !marks.keys.has(l.key) {
-				continue
+		some = slices.DeleteFunc(some, func(l located) bool { return !marks.keys.has(l.key) })
+		for {
+			n := len(stay)
+			if stay, err = s.newestIn(p, some, stay); err == nil {
+				break
 			}
-			// Elsewhere too, if a crash left it twice. One that could not be read may be
-			// readable again: this is for copyRecords to see.
-			if newest, _, _ := s.locate(l.key); newest == p {
-				stay = append(stay, l)
+			stay = stay[:n]
+			if err := s.mend(err); err != nil {
+				return nil, 0, err
 			}
 		}
-		s.mu.RUnlock()
 		if err := pace(); err != nil {
 			return nil, 0, err
 		}
 	}
 	return stay, len(entries), nil
+}
+
+// newestIn appends to out those of the records of p of which no other pack has a newer
+// one: a crash may leave a block twice. One that could not be read may be readable
+// again; this is for copyRecords to see.
+func (s *Store) newestIn(p *pack, records, out []located) ([]located, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return out, ErrClosed
+	}
+	for _, l := range records {
+		for _, other := range slices.Backward(s.packs) {
+			if other == p {
+				out = append(out, l)
+				break
+			}
+			if _, ok, err := findIn(other, l.key); err != nil {
+				return out, err
+			} else if ok {
+				break
+			}
+		}
+	}
+	return out, nil
 }
 
 // collectPack removes p and copies those of its blocks that are to stay. It returns
@@ -215,10 +233,16 @@ func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks) (removed
 			return 0, err
 		}
 		// A block may have been found, and kept, while others were copied.
-		if left, err = s.removePack(p, stay, marks); err != nil {
+		var gone bool
+		if left, gone, err = s.removePack(p, stay, marks); err != nil {
+			if err = s.mend(err); err == nil {
+				left, _, err = s.marked(ctx, p, marks) // it took from holds what it did not look up
+			}
+		}
+		if err != nil {
 			return 0, err
 		}
-		if len(left) == 0 {
+		if gone {
 			return total - len(stay), nil
 		}
 		stay = append(stay, left...)
@@ -290,7 +314,7 @@ func (s *Store) copyRecords(ctx context.Context, p *pack, records []located) err
 		if len(moved) == 0 {
 			return nil
 		}
-		err := s.append(batch, moved, entries, true)
+		err := s.append(batch, nil, moved, entries, true)
 		batch, moved, entries = batch[:0], moved[:0], entries[:0]
 		return err
 	}
@@ -337,26 +361,37 @@ func (e *damagedRecord) Unwrap() []error { return []error{ErrCorrupt, e.cause} }
 
 // removePack takes p out of the store and deletes its files, if all that is marked
 // in it was copied, which is sorted by offset. Otherwise it returns what was not.
-func (s *Store) removePack(p *pack, copied []located, marks *Marks) (left []located, err error) {
+func (s *Store) removePack(p *pack, copied []located, marks *Marks) (left []located, gone bool, err error) {
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil, ErrClosed
+		return nil, false, ErrClosed
 	}
 	// Blocks are found, and kept, under mu: none can be from here on.
 	for _, k := range s.absorbHolds(marks) {
-		e, ok := p.index.find(k)
+		e, ok, err := findIn(p, k)
+		if err != nil {
+			s.mu.Unlock()
+			return nil, false, err
+		}
 		if !ok {
 			continue
 		}
 		_, done := slices.BinarySearchFunc(copied, e.offset, func(l located, offset uint32) int { return cmp.Compare(l.offset, offset) })
-		if newest, _, _ := s.locate(k); newest == p && !done {
+		newest, _, _, err := s.locate(k)
+		if err != nil {
+			s.mu.Unlock()
+			return nil, false, err
+		}
+		if newest == p && !done {
 			left = append(left, located{k, e})
 		}
 	}
 	if len(left) > 0 {
 		s.mu.Unlock()
-		return sortByOffset(left), nil
+		return sortByOffset(left), false, nil
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	delete(s.suspects, p.number)
@@ -364,7 +399,7 @@ func (s *Store) removePack(p *pack, copied []located, marks *Marks) (left []loca
 	s.mu.Unlock()
 	// A read under way fails, and is tried again where the block is now.
 	err = errors.Join(err, p.file.Close(), s.removeIndex(p.number))
-	return nil, errors.Join(err, s.dir.Remove(packName(p.number)), s.dir.Sync())
+	return nil, true, errors.Join(err, s.dir.Remove(packName(p.number)), s.dir.Sync())
 }
 
 // removeIndex removes the index file of a pack, if there is one.
@@ -378,24 +413,4 @@ func (s *Store) removeIndex(number uint32) error {
 func sortByOffset(l []located) []located {
 	slices.SortFunc(l, func(a, b located) int { return cmp.Compare(a.offset, b.offset) })
 	return l
-}
-
-// all yields the entries, in no particular order.
-func (x *index) all() iter.Seq2[key, entry] {
-	return func(yield func(key, entry) bool) {
-		if x.sealed == nil {
-			for k, e := range x.live {
-				if !yield(k, e) {
-					return
-				}
-			}
-			return
-		}
-		for b := x.sealed[indexHeader+fanoutSize:]; len(b) >= entrySize; b = b[entrySize:] {
-			e := entry{binary.LittleEndian.Uint32(b[32:]), binary.LittleEndian.Uint32(b[36:]), binary.LittleEndian.Uint32(b[40:])}
-			if !yield(key(b[:32]), e) {
-				return
-			}
-		}
-	}
 }

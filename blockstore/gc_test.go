@@ -155,7 +155,7 @@ func TestCollectBesides(t *testing.T) {
 func TestCollectDamaged(t *testing.T) {
 	path := t.TempDir()
 	s, blocks := fillStore(t, path, 100)
-	_, e, _ := s.find(keyOf(blocks[0].CID().Hash()))
+	_, e, _, _ := s.find(keyOf(blocks[0].CID().Hash()))
 	f, err := os.OpenFile(filepath.Join(path, packName(1)), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

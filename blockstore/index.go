@@ -3,10 +3,8 @@ package blockstore
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"hash/crc32"
-	"io"
+	"iter"
 	"slices"
 )
 
@@ -36,15 +34,27 @@ type entry struct {
 	raw    uint32 // of the block
 }
 
-// errBadIndex reports an index that cannot be used; it is then rebuilt.
-var errBadIndex = errors.New("unusable index")
+func appendEntry(b []byte, k key, e entry) []byte {
+	b = append(b, k[:]...)
+	b = binary.LittleEndian.AppendUint32(b, e.offset)
+	b = binary.LittleEndian.AppendUint32(b, e.size)
+	return binary.LittleEndian.AppendUint32(b, e.raw)
+}
+
+// parseEntry returns what follows the key in the entry that b starts with.
+func parseEntry(b []byte) entry {
+	return entry{
+		offset: binary.LittleEndian.Uint32(b[32:]),
+		size:   binary.LittleEndian.Uint32(b[36:]),
+		raw:    binary.LittleEndian.Uint32(b[40:]),
+	}
+}
 
 // index finds entries by key. It is either live, a map that grows with the pack
-// being written, or sealed, an index file mapped into memory.
+// being written, or sealed, an index file.
 type index struct {
 	live   map[key]entry
-	sealed []byte // the mapped file, nil while live
-	unmap  func() error
+	sealed *sealedIndex // nil while live
 
 	count    int
 	rawBytes int64
@@ -64,34 +74,29 @@ func (x *index) add(k key, e entry) {
 	x.rawBytes += int64(e.raw)
 }
 
-func (x *index) find(k key) (entry, bool) {
-	if x.sealed == nil {
-		e, ok := x.live[k]
-		return e, ok
+// find returns the entry of k. An error says that the index file cannot be read as it
+// was written: then it is not known whether there is an entry.
+func (x *index) find(k key) (entry, bool, error) {
+	if x.sealed != nil {
+		return x.sealed.find(&k)
 	}
-	fanout := x.sealed[indexHeader:]
-	lo, hi := 0, int(binary.LittleEndian.Uint32(fanout[4*int(k[0]):]))
-	if k[0] > 0 {
-		lo = int(binary.LittleEndian.Uint32(fanout[4*(int(k[0])-1):]))
+	e, ok := x.live[k]
+	return e, ok, nil
+}
+
+// all yields the entries, in no particular order. It ends after an error, which is as
+// with find.
+func (x *index) all() iter.Seq2[located, error] {
+	if x.sealed != nil {
+		return x.sealed.all()
 	}
-	entries := x.sealed[indexHeader+fanoutSize:]
-	for lo < hi {
-		mid := (lo + hi) / 2
-		e := entries[mid*entrySize : (mid+1)*entrySize]
-		switch c := bytes.Compare(e[:32], k[:]); {
-		case c == 0:
-			return entry{
-				offset: binary.LittleEndian.Uint32(e[32:]),
-				size:   binary.LittleEndian.Uint32(e[36:]),
-				raw:    binary.LittleEndian.Uint32(e[40:]),
-			}, true
-		case c < 0:
-			lo = mid + 1
-		default:
-			hi = mid
+	return func(yield func(located, error) bool) {
+		for k, e := range x.live {
+			if !yield(located{k, e}, nil) {
+				return
+			}
 		}
 	}
-	return entry{}, false
 }
 
 // size returns the bytes of the index file that there is or will be.
@@ -110,10 +115,7 @@ func (x *index) encode(id packID, packSize int64) []byte {
 	for _, k := range keys {
 		e := x.live[k]
 		counts[k[0]]++
-		buf = append(buf, k[:]...)
-		buf = binary.LittleEndian.AppendUint32(buf, e.offset)
-		buf = binary.LittleEndian.AppendUint32(buf, e.size)
-		buf = binary.LittleEndian.AppendUint32(buf, e.raw)
+		buf = appendEntry(buf, k, e)
 	}
 	sum := uint32(0)
 	for i, n := range counts {
@@ -131,69 +133,9 @@ func (x *index) encode(id packID, packSize int64) []byte {
 	return buf
 }
 
-// openIndex maps the index file f of the pack with the given id and size. It
-// fails with errBadIndex if f is damaged or belongs to another pack, or another
-// length of it, and with ErrNewerFormat if a later version wrote it.
-func openIndex(f File, id packID, packSize int64) (index, error) {
-	size, err := f.Size()
-	if err != nil {
-		return index{}, err
-	}
-	var head [indexHeader]byte
-	if size < indexHeader+fanoutSize {
-		return index{}, fmt.Errorf("%w: too short", errBadIndex)
-	}
-	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return index{}, fmt.Errorf("%w: %w", errBadIndex, err)
-	}
-	count := int64(binary.LittleEndian.Uint32(head[12:]))
-	switch {
-	case string(head[:8]) != indexMagic,
-		crc32.Checksum(head[:52], castagnoli) != binary.LittleEndian.Uint32(head[52:]):
-		return index{}, fmt.Errorf("%w: damaged head", errBadIndex)
-	case binary.LittleEndian.Uint32(head[8:]) > formatVersion:
-		return index{}, fmt.Errorf("index has format version %d: %w", binary.LittleEndian.Uint32(head[8:]), ErrNewerFormat)
-	case binary.LittleEndian.Uint32(head[8:]) < formatVersion:
-		return index{}, fmt.Errorf("%w: older version", errBadIndex)
-	case packID(head[16:32]) != id,
-		binary.LittleEndian.Uint64(head[32:]) != uint64(packSize):
-		return index{}, fmt.Errorf("%w: of another pack", errBadIndex)
-	case size != indexHeader+fanoutSize+count*entrySize:
-		return index{}, fmt.Errorf("%w: wrong length", errBadIndex)
-	}
-	// The checksum is read through a buffer, not the map: it touches every
-	// page, and mapped pages would stay resident.
-	sum := crc32.New(castagnoli)
-	if _, err := io.Copy(sum, io.NewSectionReader(f, indexHeader, size-indexHeader)); err != nil {
-		return index{}, fmt.Errorf("%w: %w", errBadIndex, err)
-	}
-	if sum.Sum32() != binary.LittleEndian.Uint32(head[48:]) {
-		return index{}, fmt.Errorf("%w: damaged entries", errBadIndex)
-	}
-	data, unmap, err := f.Map()
-	if err != nil {
-		return index{}, err
-	}
-	last := uint32(0)
-	for i := range 256 {
-		n := binary.LittleEndian.Uint32(data[indexHeader+4*i:])
-		if n < last || int64(n) > count {
-			unmap()
-			return index{}, fmt.Errorf("%w: damaged fan-out", errBadIndex)
-		}
-		last = n
-	}
-	return index{
-		sealed:   data,
-		unmap:    unmap,
-		count:    int(count),
-		rawBytes: int64(binary.LittleEndian.Uint64(head[40:])),
-	}, nil
-}
-
 func (x *index) close() error {
-	if x.unmap == nil {
+	if x.sealed == nil {
 		return nil
 	}
-	return x.unmap()
+	return x.sealed.file.Close()
 }

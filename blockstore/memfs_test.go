@@ -113,12 +113,6 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
-func (f *memFile) Map() ([]byte, func() error, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return bytes.Clone(f.data), func() error { return nil }, nil
-}
-
 func (f *memFile) Sync() error    { return nil }
 func (f *memFile) Uncache() error { return nil }
 func (f *memFile) Close() error   { return nil }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // A pack file starts with this head; records follow without gaps (docs/format.md):
@@ -52,6 +53,7 @@ type pack struct {
 	// unreadable says that the disk failed when the pack was replayed. It is not
 	// written to then, nor cut: what could not be read may be sound.
 	unreadable bool
+	reindexed  bool // see Store.reindex
 }
 
 func packName(number uint32) string  { return fmt.Sprintf("%08d%s", number, packSuffix) }
@@ -149,11 +151,17 @@ func openPack(dir FS, number uint32, verify func(record []byte) bool) (p *pack, 
 
 func loadIndex(dir FS, p *pack, size int64) (index, error) {
 	f, err := dir.Open(indexName(p.number))
-	if err != nil {
-		return index{}, err
+	if err == nil {
+		var x index
+		if x, err = openIndex(f, p.id, size); err == nil {
+			return x, nil
+		}
+		err = errors.Join(err, f.Close())
 	}
-	defer f.Close()
-	return openIndex(f, p.id, size)
+	if errors.Is(err, syscall.EIO) {
+		err = fmt.Errorf("%w: %w", errBadIndex, err)
+	}
+	return index{}, err
 }
 
 // replay rebuilds p.index from the records and sets p.size to the end of the

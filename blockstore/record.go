@@ -100,32 +100,42 @@ func headerCRC(b []byte) uint32 { return crc32.Checksum(b[8:], castagnoli) }
 
 // appendRecord appends the record of b to dst.
 func (s *Store) appendRecord(dst []byte, b Block) []byte {
+	dst, payload := s.startRecord(dst, b)
+	return append(dst, payload...)
+}
+
+// startRecord appends the record of b to dst, but for a payload that is b's bytes as
+// they are, which it returns.
+func (s *Store) startRecord(dst []byte, b Block) (start, payload []byte) {
 	mh := b.cid.Hash()
-	start := len(dst)
+	first := len(dst)
 	dst = append(dst, make([]byte, recordHeader)...)
 	dst = append(dst, mh...)
 	body := len(dst)
-	encoding := byte(plain)
-	if b.packed != nil {
-		encoding = zstdData
+	encoding, payload := byte(plain), b.data
+	switch {
+	case b.packed != nil:
 		dst = append(dst, b.packed...)
-	} else if s.shrinks(b.data, dst[body:]) {
-		encoding = zstdData
+	case s.shrinks(b.data, dst[body:]):
 		dst = s.encoder.EncodeAll(b.data, dst)
 	}
-	if encoding == plain || len(dst)-body > len(b.data)-len(b.data)/minSaving {
-		encoding = plain
-		dst = append(dst[:body], b.data...)
+	if n := len(dst) - body; n > 0 && n <= len(b.data)-len(b.data)/minSaving {
+		encoding, payload = zstdData, dst[body:]
+	} else {
+		dst = dst[:body]
 	}
-	head := dst[start:body]
+	head := dst[first:body]
 	copy(head, recordMagic)
-	binary.LittleEndian.PutUint32(head[8:], uint32(len(dst)-body))
+	binary.LittleEndian.PutUint32(head[8:], uint32(len(payload)))
 	binary.LittleEndian.PutUint32(head[12:], uint32(len(b.data)))
-	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(dst[body:], castagnoli))
+	binary.LittleEndian.PutUint32(head[16:], crc32.Checksum(payload, castagnoli))
 	head[20] = encoding
 	head[21] = byte(len(mh))
 	binary.LittleEndian.PutUint32(head[4:], headerCRC(head))
-	return dst
+	if encoding == zstdData {
+		payload = nil // it is in dst
+	}
+	return dst, payload
 }
 
 // A large block is compressed only if a sample of it shrinks, taken in so many pieces of

@@ -64,7 +64,7 @@ func (s *Store) suspected(packs []*pack) []*pack {
 
 // repairPack puts p into quarantine if it is damaged.
 func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res *RepairResult) error {
-	if p.unreadable {
+	if s.isUnreadable(p) {
 		if again, err := s.reopen(p); err != nil {
 			damage(err)
 		} else {
@@ -79,9 +79,8 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 		return err
 	}
 	res.Checked.Packs++
-	if len(bad) == 0 && !p.unreadable {
-		s.clearSuspect(p)
-		return nil
+	if len(bad) == 0 && !s.isUnreadable(p) {
+		return s.clearSuspect(p)
 	}
 	for {
 		sound, lost, err := s.salvage(p, bad)
@@ -106,6 +105,12 @@ func (s *Store) repairPack(ctx context.Context, p *pack, damage func(error), res
 	}
 }
 
+func (s *Store) isUnreadable(p *pack) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return p.unreadable
+}
+
 // salvage returns the records of p that are to be copied, by offset: all that are not
 // bad and have no newer copy. lost counts the bad ones of which there is no other.
 func (s *Store) salvage(p *pack, bad map[key]struct{}) (sound []located, lost int, err error) {
@@ -113,14 +118,12 @@ func (s *Store) salvage(p *pack, bad map[key]struct{}) (sound []located, lost in
 	if err != nil {
 		return nil, 0, err
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
-		return nil, 0, ErrClosed
-	}
 	for _, l := range entries {
 		_, isBad := bad[l.key]
-		newest, _, held := s.find(l.key)
+		newest, _, held, err := s.lookupKey(l.key, nil)
+		if err != nil {
+			return nil, 0, err
+		}
 		switch {
 		case held && newest != p:
 		case isBad:
@@ -134,22 +137,28 @@ func (s *Store) salvage(p *pack, bad map[key]struct{}) (sound []located, lost in
 
 // clearSuspect notes that all of p can be read, whatever it was when it was read
 // before.
-func (s *Store) clearSuspect(p *pack) {
+func (s *Store) clearSuspect(p *pack) error {
+	entries, err := s.entriesOf(p)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
 	delete(s.suspects, p.number)
-	for k := range s.damaged {
-		if _, ok := p.index.find(k); ok {
-			delete(s.damaged, k) // should it be damaged in another pack, reading it tells again
-		}
+	for _, l := range entries {
+		delete(s.damaged, l.key) // should it be damaged in another pack, reading it tells again
 	}
+	return nil
 }
 
 // quarantine takes p, the sound records of which have been copied, out of use.
 func (s *Store) quarantine(p *pack) error {
+	entries, err := s.entriesOf(p)
+	if err != nil {
+		return err
+	}
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
 	// What fails here leaves p in use, to be repaired again.
 	if err := s.dir.Rename(packName(p.number), badName(p.number)); err != nil {
 		return err
@@ -159,13 +168,13 @@ func (s *Store) quarantine(p *pack) error {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	for k := range p.index.all() {
-		delete(s.damaged, k) // what was is not found any more, which is enough
+	for _, l := range entries {
+		delete(s.damaged, l.key) // what was is not found any more, which is enough
 	}
 	s.packs = slices.DeleteFunc(s.packs, func(other *pack) bool { return other == p })
 	delete(s.suspects, p.number)
 	s.quarantined[p.number] = p.size
-	err := errors.Join(p.index.close(), p.file.Close())
+	err = errors.Join(p.index.close(), p.file.Close())
 	s.mu.Unlock()
 	return errors.Join(err, s.removeIndex(p.number), s.dir.Sync())
 }
@@ -198,17 +207,14 @@ func (s *Store) restore(ctx context.Context, number uint32) (int, error) {
 	p := &pack{number: number, file: f}
 	p.replay(size, s.isSound)
 	var missing []located
-	for k, e := range p.index.all() {
+	for k, e := range p.index.live {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		s.mu.RLock()
-		if s.closed {
-			s.mu.RUnlock()
-			return 0, ErrClosed
+		_, _, held, err := s.lookupKey(k, nil)
+		if err != nil {
+			return 0, err
 		}
-		_, _, held := s.find(k)
-		s.mu.RUnlock()
 		if held {
 			continue
 		}

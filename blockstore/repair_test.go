@@ -28,7 +28,7 @@ func overwrite(t *testing.T, path, name string, change func([]byte) []byte) {
 // flip changes the payload of b's record.
 func flip(t *testing.T, s *Store, path string, b Block) {
 	t.Helper()
-	p, e, ok := s.find(keyOf(b.CID().Hash()))
+	p, e, ok, _ := s.find(keyOf(b.CID().Hash()))
 	if !ok {
 		t.Fatal("no such block")
 	}
@@ -63,7 +63,7 @@ func TestRepair(t *testing.T) {
 	s, blocks := fillStore(t, path, 100)
 	n := uint32(len(s.packs))
 	one := blocks[5]
-	_, e, _ := s.find(keyOf(one.CID().Hash()))
+	_, e, _, _ := s.find(keyOf(one.CID().Hash()))
 	first := s.packs[0].index.count // blocks in the first pack
 	s.Close()
 	foreign, err := os.ReadFile(filepath.Join(path, indexName(2)))
@@ -201,7 +201,7 @@ func TestRestore(t *testing.T) {
 func TestLostPack(t *testing.T) {
 	path := t.TempDir()
 	s, blocks := fillStore(t, path, 100)
-	p, _, _ := s.find(keyOf(blocks[0].CID().Hash()))
+	p, _, _, _ := s.find(keyOf(blocks[0].CID().Hash()))
 	s.Close()
 	if err := os.Remove(filepath.Join(path, packName(p.number))); err != nil {
 		t.Fatal(err)
@@ -321,8 +321,11 @@ func TestRepairBesides(t *testing.T) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
 		for _, p := range s.packs {
-			for k := range p.index.all() {
-				m.keys.add(k)
+			for l, err := range p.index.all() {
+				if err != nil {
+					return err
+				}
+				m.keys.add(l.key)
 			}
 		}
 		return nil
@@ -330,7 +333,7 @@ func TestRepairBesides(t *testing.T) {
 	for i := range 20 {
 		v := victims[i]
 		s.mu.RLock()
-		p, e, ok := s.find(keyOf(v.CID().Hash()))
+		p, e, ok, _ := s.find(keyOf(v.CID().Hash()))
 		s.mu.RUnlock()
 		if !ok {
 			t.Fatal("a victim is gone too early")

@@ -82,7 +82,7 @@ func (s *Store) scrubPack(ctx context.Context, p *pack, period time.Duration) er
 	// What the page cache has says nothing about the disk, and readers gain nothing
 	// by what a scrub brings in.
 	uncache := func() {
-		if err := p.file.Uncache(); err != nil && !errors.Is(err, fs.ErrClosed) {
+		if err := s.uncache(p); err != nil && !errors.Is(err, fs.ErrClosed) {
 			s.log.Debug("cannot bypass the page cache", "pack", packName(p.number), "err", err)
 		}
 	}
@@ -100,6 +100,17 @@ func (s *Store) scrubPack(ctx context.Context, p *pack, period time.Duration) er
 		s.log.Error("a scrub found damage", "err", err)
 		s.suspect(p)
 	})
+}
+
+// uncache has p and its index read from the disk when they are read next.
+func (s *Store) uncache(p *pack) error {
+	s.mu.RLock() // under which no index is closed
+	defer s.mu.RUnlock()
+	err := p.file.Uncache()
+	if x := p.index.sealed; err == nil && x != nil {
+		err = x.file.Uncache()
+	}
+	return err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

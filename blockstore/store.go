@@ -53,7 +53,11 @@ type Store struct {
 	unsynced   int            // bytes appended since the last background sync began
 	background sync.WaitGroup // background syncs
 
-	mu     sync.RWMutex // guards the fields below, and every pack's index
+	// indexMu is held while an index is rebuilt, and while a pack or all of the store
+	// is taken out of use. It is taken after appendMu and before mu.
+	indexMu sync.Mutex
+
+	mu     sync.RWMutex // guards the fields below, and every pack's index and whether it is unreadable
 	packs  []*pack      // by number; only the last may be active
 	active *pack        // the pack being written; nil before the first write, and after a seal
 	// damaged are blocks whose record could not be read back. They count as not
@@ -122,23 +126,23 @@ func (s *Store) full(p *pack) bool {
 }
 
 // find returns the newest pack that holds k, unless the block could not be read back.
-// The caller holds mu.
-func (s *Store) find(k key) (*pack, entry, bool) {
+// The caller holds mu, and mends an error.
+func (s *Store) find(k key) (*pack, entry, bool, error) {
 	if _, bad := s.damaged[k]; bad {
-		return nil, entry{}, false
+		return nil, entry{}, false, nil
 	}
 	return s.locate(k)
 }
 
 // locate returns the newest pack whose index has k: an older one may have a damaged
-// record that was replaced. The caller holds mu.
-func (s *Store) locate(k key) (*pack, entry, bool) {
+// record that was replaced. The caller holds mu, and mends an error.
+func (s *Store) locate(k key) (*pack, entry, bool, error) {
 	for _, p := range slices.Backward(s.packs) {
-		if e, ok := p.index.find(k); ok {
-			return p, e, true
+		if e, ok, err := findIn(p, k); ok || err != nil {
+			return p, e, ok, err
 		}
 	}
-	return nil, entry{}, false
+	return nil, entry{}, false, nil
 }
 
 func (s *Store) lookup(c cid.Cid, hold *Hold) (*pack, entry, bool, error) {
@@ -146,17 +150,33 @@ func (s *Store) lookup(c cid.Cid, hold *Hold) (*pack, entry, bool, error) {
 	if err := CheckCID(c); err != nil {
 		return nil, entry{}, false, err
 	}
+	return s.lookupKey(keyOf(c.Hash()), hold)
+}
+
+// lookupKey is find, and keeps the block, if it is held, in hold, which may be nil.
+func (s *Store) lookupKey(k key, hold *Hold) (*pack, entry, bool, error) {
+	for {
+		p, e, ok, err := s.tryLookup(k, hold)
+		if err == nil {
+			return p, e, ok, nil
+		}
+		if err := s.mend(err); err != nil {
+			return nil, entry{}, false, err
+		}
+	}
+}
+
+func (s *Store) tryLookup(k key, hold *Hold) (*pack, entry, bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
 		return nil, entry{}, false, ErrClosed
 	}
-	k := keyOf(c.Hash())
-	p, e, ok := s.find(k)
+	p, e, ok, err := s.find(k)
 	if ok {
 		hold.keep(k, int(e.raw))
 	}
-	return p, e, ok, nil
+	return p, e, ok, err
 }
 
 // Has says whether the store holds the block. Identity CIDs, which carry their
@@ -242,14 +262,15 @@ func (s *Store) decodeBlock(c cid.Cid, record []byte) (Block, error) {
 func (s *Store) damagedAt(p *pack, e entry, c cid.Cid, cause error) error {
 	k := keyOf(c.Hash())
 	s.mu.Lock()
-	if newest, at, ok := s.locate(k); !s.closed && ok && (newest != p || at != e) {
+	newest, at, ok, err := s.locate(k)
+	if err != nil || !s.closed && ok && (newest != p || at != e) {
 		s.mu.Unlock()
-		return nil
+		return nil // to be looked up again, which mends an index
 	}
 	s.damaged[k] = struct{}{}
 	s.suspectLocked(p)
 	s.mu.Unlock()
-	err := fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, cause)
+	err = fmt.Errorf("%s at %d in %s: %w (%w)", c, e.offset, packName(p.number), ErrCorrupt, cause)
 	s.log.Error("block is damaged on disk", "err", err)
 	return err
 }
@@ -344,6 +365,8 @@ func (s *Store) Close() error {
 		s.collected.Wait()
 	}
 	s.holdMu.Unlock()
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.packs {

@@ -239,7 +239,7 @@ func TestTornTail(t *testing.T) {
 		}
 	}
 	for _, b := range blocks {
-		_, e, _ := s.find(keyOf(b.CID().Hash()))
+		_, e, _, _ := s.find(keyOf(b.CID().Hash()))
 		ends = append(ends, int64(e.offset+e.size))
 	}
 	file := filepath.Join(path, packName(1))

@@ -156,6 +156,8 @@ func (s *Store) revive() error {
 // reopen replays a pack that was being written, or could not be read, when the disk
 // failed, and finishes it. What is read from the disk takes the place of old.
 func (s *Store) reopen(old *pack) (*pack, error) {
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
 	p, _, err := openPack(s.dir, old.number, s.isSound)
 	if err != nil {
 		return nil, err

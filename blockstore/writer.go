@@ -4,6 +4,10 @@ package blockstore
 // them to the pack in one write.
 const flushSize = 1 << 20
 
+// copyBelow is how long a payload may be to be gathered too. A longer one is written
+// from where it is: to copy it would take as long as to write it again.
+const copyBelow = flushSize / 2
+
 // Writer compresses blocks and appends them in large writes. It is for one
 // goroutine; many Writers may write to a Store at once, which spreads hashing
 // and compression over the cores. A Writer that is dropped without Flush loses
@@ -38,12 +42,16 @@ func (w *Writer) Write(b Block) (added bool, err error) {
 	}
 	w.hold.keep(k, len(b.data))
 	start := len(w.batch)
-	w.batch = w.store.appendRecord(w.batch, b)
+	batch, payload := w.store.startRecord(w.batch, b)
+	w.batch = batch
 	w.keys = append(w.keys, k)
-	w.entries = append(w.entries, entry{uint32(start), uint32(len(w.batch) - start), uint32(len(b.data))})
+	w.entries = append(w.entries, entry{uint32(start), uint32(len(batch) - start + len(payload)), uint32(len(b.data))})
 	w.pending[k] = struct{}{}
-	if len(w.batch) >= flushSize {
-		return true, w.Flush()
+	if len(payload) >= copyBelow {
+		return true, w.flush(payload)
+	}
+	if w.batch = append(w.batch, payload...); len(w.batch) >= flushSize {
+		return true, w.flush(nil)
 	}
 	return true, nil
 }
@@ -54,7 +62,12 @@ func (w *Writer) Flush() error {
 	if len(w.keys) == 0 {
 		return nil
 	}
-	err := w.store.append(w.batch, w.keys, w.entries, false)
+	return w.flush(nil)
+}
+
+// flush is Flush of the batch and of payload, which the last record lacks.
+func (w *Writer) flush(payload []byte) error {
+	err := w.store.append(w.batch, payload, w.keys, w.entries, false)
 	w.batch, w.keys, w.entries = w.batch[:0], w.keys[:0], w.entries[:0]
 	clear(w.pending)
 	return err

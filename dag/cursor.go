@@ -40,12 +40,13 @@ func (s Step) Same() bool { return s.CID.Equals(s.Base) }
 // Its memory grows by some 45 bytes for each distinct block, and by the links of the
 // nodes on the way down, of which there may be maxPending. It is for one goroutine.
 type Cursor struct {
-	root     cid.Cid
-	seen     blockstore.CIDSet
-	stack    []level
-	pending  int // links on the stack
-	repeated uint64
-	at       Step
+	root         cid.Cid
+	seen         blockstore.CIDSet
+	stack        []level
+	pending      int // links on the stack
+	repeated     uint64
+	repeatLeaves bool // come to them at each link
+	at           Step
 }
 
 // level is a node that was entered.
@@ -81,7 +82,7 @@ func (c *Cursor) Next() (step Step, ok bool, err error) {
 			step.Base = top.bases[top.next]
 		}
 		top.next++
-		if !c.seen.Add(l.CID) {
+		if !(c.repeatLeaves && step.Leaf()) && !c.seen.Add(l.CID) {
 			if c.repeated += l.Size; c.repeated < l.Size {
 				c.repeated = 1<<64 - 1
 			}

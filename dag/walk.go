@@ -37,7 +37,18 @@ var ErrTooLarge = errors.New("DAG exceeds the limits of a walk")
 // memory grows by some 45 bytes for each distinct block; who must bound that counts in
 // visit and returns an error.
 func Walk(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
+	return walk(ctx, get, root, false, visit)
+}
+
+// WalkAll is Walk for a visit that may be told of a leaf again, once for each link to
+// it. Then leaves, most of nearly every DAG, need not be remembered.
+func WalkAll(ctx context.Context, get Getter, root cid.Cid, visit func(cid.Cid) error) error {
+	return walk(ctx, get, root, true, visit)
+}
+
+func walk(ctx context.Context, get Getter, root cid.Cid, repeatLeaves bool, visit func(cid.Cid) error) error {
 	c := NewCursor(root, cid.Undef, 0)
+	c.repeatLeaves = repeatLeaves
 	for {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -106,6 +106,34 @@ func TestWalkErrors(t *testing.T) {
 	}
 }
 
+// WalkAll visits what Walk does, in the same order, and leaves again where links lead to
+// them again.
+func TestWalkAll(t *testing.T) {
+	m := newMemStore()
+	a, b := m.putFile(t, "a", "the same"), m.putFile(t, "b", "the same")
+	dir := m.putDir(t, "dir", a, b)
+	root := m.putDir(t, "", a, dir, Link{"dir again", dir.CID, dir.Size}, b)
+	var got []cid.Cid
+	if err := WalkAll(t.Context(), m, root.CID, func(c cid.Cid) error {
+		got = append(got, c)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []cid.Cid{root.CID, a.CID, dir.CID, a.CID, a.CID, a.CID}; !slices.Equal(got, want) {
+		t.Errorf("visited %v, want %v", got, want)
+	}
+	var once []cid.Cid
+	for _, c := range got {
+		if !slices.Contains(once, c) {
+			once = append(once, c)
+		}
+	}
+	if want, err := walkAll(t, m, root.CID); err != nil || !slices.Equal(once, want) {
+		t.Errorf("visited %v, want %v, %v", once, want, err)
+	}
+}
+
 // Nodes and files may be inside their own CIDs.
 func TestWalkIdentity(t *testing.T) {
 	m := newMemStore()

@@ -33,7 +33,7 @@ func (n *Node) measure(ctx context.Context, root cid.Cid) (site, error) {
 	return s, nil
 }
 
-// keys calls yield with the keys to announce a site by. For AnnounceAll it fails as
+// keys calls yield with the keys to announce a site by, some more than once. For AnnounceAll it fails as
 // measure does if the site is not whole.
 func (n *Node) keys(ctx context.Context, root cid.Cid, yield func(multihash.Multihash) error) error {
 	switch n.cfg.Announce {
@@ -42,7 +42,7 @@ func (n *Node) keys(ctx context.Context, root cid.Cid, yield func(multihash.Mult
 	case AnnounceEntities:
 		return n.entities(ctx, root, yield)
 	}
-	return dag.Walk(ctx, n.store, root, func(c cid.Cid) error {
+	return dag.WalkAll(ctx, n.store, root, func(c cid.Cid) error {
 		if _, err := n.store.Size(c); err != nil {
 			return err
 		}
@@ -100,12 +100,12 @@ func (n *Node) announce(ctx context.Context, roots ...cid.Cid) error {
 	return nil
 }
 
-// provide announces a site, and adds its keys to the given set, if there is one, as
-// leaves. The caller holds announcing.
-func (n *Node) provide(ctx context.Context, net *transport.Network, root cid.Cid, into *blockstore.CIDSet) error {
+// provide announces a site, and adds its keys to the given set, if there is one. The
+// caller holds announcing.
+func (n *Node) provide(ctx context.Context, net *transport.Network, root cid.Cid, into *keySet) error {
 	var batch []multihash.Multihash
 	err := n.keys(ctx, root, func(k multihash.Multihash) error {
-		if into != nil && !into.Add(cid.NewCidV1(cid.Raw, k)) {
+		if into != nil && !into.add(k) {
 			return nil // another site has it too
 		}
 		if batch = append(batch, k); len(batch) < provideBatch {
@@ -132,7 +132,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 	// A site that is put on the list meanwhile announces its keys after this.
 	n.announcing.Lock()
 	defer n.announcing.Unlock()
-	var wanted blockstore.CIDSet
+	wanted := newKeySet()
 	var errs []error
 	for _, s := range n.sites.all() {
 		if !s.Whole {
@@ -143,7 +143,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 			_, err = n.measure(ctx, s.Root)
 		}
 		if err == nil {
-			err = n.provide(ctx, net, s.Root, &wanted)
+			err = n.provide(ctx, net, s.Root, wanted)
 		}
 		if isMissing(err) {
 			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
@@ -156,9 +156,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...) // and nothing is taken back: the keys are not all known
 	}
-	return net.Retain(ctx, func(k multihash.Multihash) bool {
-		return wanted.Has(cid.NewCidV1(cid.Raw, k))
-	})
+	return net.Retain(ctx, wanted.has)
 }
 
 // restore fetches what is missing of a site that was whole.

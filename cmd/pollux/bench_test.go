@@ -21,8 +21,8 @@ import (
 // Go distribution.
 const siteEnv = "POLLUX_BENCH_SITE"
 
-// BenchmarkAdd adds a site to an empty repository, and again unchanged, and copies it
-// with cp -r and sync, all from a warm page cache.
+// BenchmarkAdd adds a site to an empty repository, again unchanged, and again reading
+// all, and copies it with cp -r and sync, all from a warm page cache.
 func BenchmarkAdd(b *testing.B) {
 	site := os.Getenv(siteEnv)
 	if site == "" {
@@ -59,8 +59,71 @@ func BenchmarkAddLarge(b *testing.B) {
 // manyEnv says how many files BenchmarkAddMany makes, a million without it.
 const manyEnv = "POLLUX_BENCH_FILES"
 
-// BenchmarkAddMany adds a folder of very many small files, and again unchanged.
+// BenchmarkAddMany adds a folder of very many small files, again unchanged, and again
+// reading all.
 func BenchmarkAddMany(b *testing.B) {
+	benchAdd(b, writeMany(b), true)
+}
+
+// BenchmarkAddManyDaemon does so through a daemon, one right after another, so that the
+// second and third meet the announcing of the first: another daemon is on the network.
+// It reports the most resident memory of the daemon during each.
+func BenchmarkAddManyDaemon(b *testing.B) {
+	source := writeMany(b)
+	adds := []struct {
+		name string
+		args []string
+	}{{"first", nil}, {"again", nil}, {"rehash", []string{"--rehash"}}}
+	peaks := make([]float64, len(adds))
+	times := make([]time.Duration, len(adds))
+	for b.Loop() {
+		b.StopTimer()
+		other := newMachine(b, "other").start(nil)
+		m := newMachine(b, "bench").start(other)
+		m.status("it has a peer", func(s api.Status) bool { return s.Connections > 0 })
+		b.StartTimer()
+		for i, add := range adds {
+			m.resetPeak()
+			args := append([]string{"--repo", m.repo, "add", "-q"}, add.args...)
+			times[i] += timed(b, exec.Command("pollux", append(args, source)...))
+			peaks[i] = max(peaks[i], m.peak())
+		}
+		b.StopTimer()
+		m.stop(syscall.SIGTERM)
+		other.stop(syscall.SIGTERM)
+		b.StartTimer()
+	}
+	for i, add := range adds {
+		b.ReportMetric(times[i].Seconds()/float64(b.N), add.name+"-s")
+		b.ReportMetric(peaks[i], add.name+"-peak-MB")
+	}
+}
+
+// resetPeak has peak begin anew.
+func (m *machine) resetPeak() {
+	m.t.Helper()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.cmd.Process.Pid), []byte("5"), 0); err != nil {
+		m.t.Skipf("the peak of a running process is Linux's to tell: %v", err)
+	}
+}
+
+// peak returns how many MB of memory of the daemon were resident at most.
+func (m *machine) peak() float64 {
+	m.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var kib float64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		m.t.Fatal(err)
+	}
+	return kib * 1024 / 1e6
+}
+
+// writeMany makes a folder of as many small files as manyEnv says.
+func writeMany(b *testing.B) string {
 	files := 1_000_000
 	if s := os.Getenv(manyEnv); s != "" {
 		var err error
@@ -77,13 +140,13 @@ func BenchmarkAddMany(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	benchAdd(b, top, true)
+	return top
 }
 
 func benchAdd(b *testing.B, source string, again bool) {
 	readAll(b, source)
 	out := b.TempDir()
-	var copied, first, second time.Duration
+	var copied, first, second, third time.Duration
 	var peak int64
 	var res api.AddResult
 	var disk int64
@@ -95,8 +158,8 @@ func benchAdd(b *testing.B, source string, again bool) {
 		os.RemoveAll(filepath.Join(out, "copy"))
 		settle(b, out)
 		m := &machine{t: b, name: "bench", repo: filepath.Join(out, "repo")}
-		add := func() time.Duration {
-			cmd := exec.Command("pollux", "--repo", m.repo, "add", "-q", "--hidden", "--allow-secrets", source)
+		add := func(args ...string) time.Duration {
+			cmd := exec.Command("pollux", append([]string{"--repo", m.repo, "add", "-q", "--hidden", "--allow-secrets", source}, args...)...)
 			took := timed(b, cmd)
 			peak = max(peak, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
 			return took
@@ -104,6 +167,7 @@ func benchAdd(b *testing.B, source string, again bool) {
 		first += add()
 		if again {
 			second += add()
+			third += add("--rehash")
 		}
 		b.StopTimer()
 		m.run(&res, "add", "--hidden", "--allow-secrets", source)
@@ -121,9 +185,10 @@ func benchAdd(b *testing.B, source string, again bool) {
 	if again {
 		b.ReportMetric(second.Seconds()/n, "again-s")
 		b.ReportMetric(second.Seconds()/first.Seconds(), "again/add")
+		b.ReportMetric(third.Seconds()/n, "rehash-s")
 	}
 	b.ReportMetric(float64(disk)/float64(res.Bytes), "disk/bytes")
-	b.ReportMetric(float64(peak)/1e3, "peak-MB") // Linux counts in KB
+	b.ReportMetric(float64(peak)*1024/1e6, "peak-MB") // Linux counts in KiB
 }
 
 // readAll brings a tree into the page cache. It takes little memory: what this process

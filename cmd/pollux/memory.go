@@ -10,7 +10,7 @@ import (
 
 const (
 	// heapTarget is what Go's memory is to stay below where what is in use allows. The
-	// program itself and the parts of the indexes that are mapped come on top.
+	// program itself, some 30 MB, comes on top.
 	heapTarget = 88 << 20
 	// heapRoom, and an eighth of what is in use, is how much garbage there may be
 	// beyond the target.
