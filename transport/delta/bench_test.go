@@ -14,7 +14,7 @@ import (
 type pair struct{ base, target []byte }
 
 // benchPairs is what BenchmarkAppend and BenchmarkApply run over: pages that changed a date,
-// pages with edited lines, directories; or if POLLUX_DELTA_SITES names two versions of a
+// pages with edited lines, directories, compressed pages; or if POLLUX_DELTA_SITES names two versions of a
 // site, "old:new", each chunk of 1 MiB that differs from the one in the same place before.
 func benchPairs(b *testing.B) map[string][]pair {
 	if sites := os.Getenv("POLLUX_DELTA_SITES"); sites != "" {
@@ -30,6 +30,9 @@ func benchPairs(b *testing.B) map[string][]pair {
 		old := page(lines, i, "May 12")
 		pairs["footers"] = append(pairs["footers"], pair{old, page(lines, i, "October 7")})
 		pairs["edits"] = append(pairs["edits"], pair{old, edit(old, 50, i)})
+		if i%20 == 0 {
+			pairs["compressed"] = append(pairs["compressed"], pair{gzipped(b, old), gzipped(b, edit(old, 50, i))})
+		}
 		pairs["directories"] = append(pairs["directories"], pair{directory(byte(i)), directory(byte(i) + 1)})
 	}
 	return pairs

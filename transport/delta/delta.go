@@ -3,7 +3,9 @@
 // as bytes only. Whether what comes out is the block that was wanted, the caller
 // checks by its hash; so neither a wrong base nor a hostile delta can do harm.
 //
-// An Encoder makes deltas, Apply reads them.
+// An Encoder makes deltas, Apply reads them. Blocks with DEFLATE streams in them, such as
+// gzip files, are opened for it where that helps: the delta is one between their plain
+// bytes, and says how the streams are made of those. See package deflate for how.
 //
 // # Format
 //
@@ -32,6 +34,17 @@
 // operation of kind 3. The operations end where as many bytes follow as they have
 // literals. The delta of an empty target is empty. Uvarints are unsigned LEB128 of
 // at most 64 bits, zigzag as in Protocol Buffers.
+//
+// A delta that begins with a byte of 3, which would be an empty operation, is one between
+// opened blocks:
+//
+//	delta  = 3 opens gap ... closes close ... ordinary delta
+//	opens  = uvarint: streams of the base that are opened
+//	gap    = uvarint: bytes between the last stream, or the start, and this one
+//	closes = uvarint: streams that are closed
+//	close  = gap of the opened block; uvarint: plain bytes; uvarint: size of recipe; recipe
+//
+// docs/protocol.md has all of it, with examples.
 package delta
 
 import (
@@ -62,9 +75,18 @@ const (
 )
 
 // Apply appends to dst what delta makes of base, at most maxSize bytes. It fails with
-// ErrMalformed, before it takes memory, if delta is none, reaches outside of base or
-// makes more than maxSize bytes. dst must not overlap with the others.
+// ErrMalformed if delta is none, reaches outside of base or makes more than maxSize bytes;
+// and takes no memory before that is known, but to open blocks: 100 MiB at worst, of two
+// calls at a time. dst must not overlap with the others.
 func Apply(dst, delta, base []byte, maxSize int) ([]byte, error) {
+	if len(delta) > 0 && delta[0] == openedMark {
+		return applyOpened(dst, delta[1:], base, maxSize)
+	}
+	return apply(dst, delta, base, maxSize)
+}
+
+// apply applies an ordinary delta.
+func apply(dst, delta, base []byte, maxSize int) ([]byte, error) {
 	// Read twice: only the last operation tells where the literals start, and one
 	// allocation of the right size is enough.
 	size := 0

@@ -319,7 +319,7 @@ func TestApplyHostile(t *testing.T) {
 		"empty copy":                      ops(0, 0),
 		"empty copy of the rest":          ops(0, 2*10+1),
 		"empty copies":                    bytes.Repeat(ops(0, 0), 100_000),
-		"empty literals":                  bytes.Repeat(ops(3), 100_000),
+		"empty literals":                  append(ops(0, 2), bytes.Repeat(ops(3), 100_000)...),
 		"copy too long":                   ops(0, 2*11),
 		"copy of 2^63 - 1":                ops(0, uint64(huge)-1),
 		"copy that ends before its start": ops(0, 2*11+1),

@@ -3,6 +3,8 @@ package delta
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"pollux/transport/delta/deflate"
 )
 
 const (
@@ -13,16 +15,18 @@ const (
 	// sampling is how many bytes of the base that did not change stand behind one entry
 	// of the index.
 	sampling = 8
-	// maxIndexBits bounds the index to 1 MiB, about what caches hold.
+	// maxIndexBits bounds the index to 1 MiB, about what caches hold; and to up to 8
+	// MiB where the base has more bytes than a block.
 	maxIndexBits = 18
 )
 
-// Encoder makes deltas. The zero Encoder is ready. It keeps memory for the next call, 3
+// Encoder makes deltas. The zero Encoder is ready. It keeps memory for the next call, 4
 // MiB at most. Two goroutines need two.
 type Encoder struct {
 	index    []int32 // by hash of a key: a place in the base where it is, + 1
 	shift    int     // from a hash of 64 bits to one of index
 	literals []byte
+	codec    *deflate.Codec // or nil until there is a use for it
 
 	// Of the call that runs:
 	ops          []byte
@@ -36,8 +40,23 @@ type Encoder struct {
 // Append appends to dst a delta that makes target of base, two blocks of at most
 // blockstore.MaxBlockSize bytes. Any two have one; whether it is worth sending, its length
 // says, which is at most 9 more than that of target. It takes time in proportion to the
-// lengths of both. dst must not overlap with them.
+// lengths of both; for blocks that it opens, some 100 ms as a rule and two seconds at worst,
+// and 100 MiB at worst, of two calls at a time. dst must not overlap with them.
 func (e *Encoder) Append(dst, base, target []byte) []byte {
+	n := len(dst)
+	dst = e.append(dst, base, target)
+	ordinary := len(dst)
+	if ordinary-n < minOpen {
+		return dst
+	}
+	if d, ok := e.appendOpened(dst, base, target, ordinary-n); ok {
+		return append(dst[:n], d[ordinary:]...)
+	}
+	return dst
+}
+
+// append does it with the bytes as they are.
+func (e *Encoder) append(dst, base, target []byte) []byte {
 	e.ops, e.literals = dst, e.literals[:0]
 	e.base, e.target = base, target
 	e.cursor, e.done, e.work = 0, 0, 0
@@ -110,9 +129,10 @@ func (e *Encoder) fillIndex(from, to int) {
 	to = min(to, last+1)
 	changed := max(to-from, 0)
 	// With more keys than slots, only those at the base's start would remain.
-	step := 1 + changed>>maxIndexBits
+	most := max(maxIndexBits, bits.Len(uint(len(e.base)-1))-3)
+	step := 1 + changed>>most
 	n := last/sampling + changed/step + 2 // or one less
-	size := min(max(bits.Len(uint(n)), 4), maxIndexBits)
+	size := min(max(bits.Len(uint(n)), 4), most)
 	if cap(e.index) < 1<<size {
 		e.index = make([]int32, 1<<size)
 	}

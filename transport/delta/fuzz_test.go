@@ -15,6 +15,9 @@ func FuzzApply(f *testing.F) {
 	f.Add(e.Append(nil, target, base), target, len(base)-1)
 	f.Add(e.Append(nil, nil, target), []byte{}, len(target))
 	f.Add(e.Append(nil, base, base[10:]), base, 1<<20)
+	base, target = gzipped(f, page(60, 1, "May 12")), gzipped(f, page(60, 1, "October 7"))
+	f.Add(e.Append(nil, base, target), base, len(target))
+	f.Add(e.Append(nil, target, base), target, len(base)-1)
 	f.Fuzz(func(t *testing.T, delta, base []byte, maxSize int) {
 		if maxSize < 0 || maxSize > 1<<20 {
 			return
@@ -52,6 +55,26 @@ func FuzzRoundTrip(f *testing.F) {
 		d := roundTrip(t, e, bytes.Repeat(base, n), bytes.Repeat(target, n))
 		if !bytes.Equal(d, (&Encoder{}).Append(nil, bytes.Repeat(base, n), bytes.Repeat(target, n))) {
 			t.Fatal("an encoder that was used before makes another delta")
+		}
+	})
+}
+
+// FuzzOpened checks the promises of Append for blocks with compressed streams between
+// arbitrary bytes.
+func FuzzOpened(f *testing.F) {
+	p := page(60, 1, "May 12")
+	f.Add(p, page(60, 1, "October 7"), []byte("before"), []byte("behind"), 0)
+	f.Add(p, edit(p, 2, 1), []byte{}, []byte{}, 300)
+	f.Add(p, p[:1000], random(100, 1), gzipped(f, p), 2)
+	f.Fuzz(func(t *testing.T, base, target, before, behind []byte, cut int) {
+		if max(len(base), len(target), len(before), len(behind)) > 1<<16 {
+			return
+		}
+		base, target = join(gzipped(t, base), behind), join(before, gzipped(t, target), behind)
+		roundTrip(t, &Encoder{}, base, target)
+		if cut >= 0 && cut < min(len(base), len(target)) {
+			roundTrip(t, &Encoder{}, base[:len(base)-cut], target[:len(target)-cut])
+			roundTrip(t, &Encoder{}, base, target[cut:])
 		}
 	})
 }
