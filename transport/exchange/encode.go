@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -78,18 +79,20 @@ func (e *encoder) made(l level, n int, d time.Duration) {
 // at first. It is for one goroutine.
 type pace struct {
 	lower level     // levels below levelDense
-	busy  float64   // part of the time that goes into making answers, of late
-	rate  float64   // bytes/s before packing, of late
 	last  time.Time // when the last answer was made
+	// Sums of late: older ones count less.
+	bytes float64       // of answers, before packing
+	busy  time.Duration // that making them took
+	total time.Duration
 }
 
 const (
-	// From tooBusy on answers are made less dense, and up to idle, as far as can be told,
-	// denser.
+	// From tooBusy on, as a part of the time, answers are made less dense, and up to
+	// idle, as far as can be told, denser.
 	tooBusy = 0.9
 	idle    = 0.5
-	// paceWeight is that of the last answer in what is "of late".
-	paceWeight = 1. / 8
+	// lately is over how much time the sums reach, and a level is kept for half of it.
+	lately = 300 * time.Millisecond
 )
 
 func (p *pace) level() level { return levelDense - p.lower }
@@ -97,24 +100,27 @@ func (p *pace) level() level { return levelDense - p.lower }
 // made takes in that an answer of n bytes, before packing, took d to make.
 func (p *pace) made(e *encoder, n int, d time.Duration) {
 	now := time.Now()
-	since := now.Sub(p.last)
-	if p.last.IsZero() || since < d {
-		since = d
+	since := d
+	if !p.last.IsZero() {
+		since = max(since, now.Sub(p.last))
 	}
 	p.last = now
-	if since <= 0 {
-		return
+	keep := math.Exp(-since.Seconds() / lately.Seconds())
+	p.bytes = p.bytes*keep + float64(n)
+	p.busy = time.Duration(float64(p.busy)*keep) + d
+	p.total = time.Duration(float64(p.total)*keep) + since
+	if p.total < lately/2 {
+		return // too early to tell
 	}
-	p.busy += (float64(d)/float64(since) - p.busy) * paceWeight
-	p.rate += (float64(n)/since.Seconds() - p.rate) * paceWeight
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch l := p.level(); {
-	case p.busy > tooBusy && l > levelStored:
+	case p.busy.Seconds() > tooBusy*p.total.Seconds() && l > levelStored:
 		p.lower++
-		p.busy = (tooBusy + idle) / 2 // it has to show again
-	case l < levelDense && p.rate < idle*e.speed[l+1]:
+	case l < levelDense && p.bytes/p.total.Seconds() < idle*e.speed[l+1]:
 		p.lower--
-		p.busy = 0
+	default:
+		return
 	}
+	p.bytes, p.busy, p.total = 0, 0, 0 // of this level nothing is known
 }
