@@ -324,6 +324,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		return api.Status{}, err
 	}
 	status.Announce.Keys, status.Announce.Queued = int64(announced.Keys), int64(announced.Queued)
+	status.Announce.Announced = int64(announced.Announced)
 	return status, nil
 }
 

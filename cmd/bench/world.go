@@ -194,7 +194,9 @@ func (m *machine) settle(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, context.Cause(ctx))
 		}
-		if s.Connections > 0 && s.Announce.Queued == 0 {
+		// Nothing is queued either before a node knows whom to tell.
+		a := s.Announce
+		if s.Connections > 0 && a.Queued == 0 && a.Announced >= a.Keys {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond) // there is no event to wait for

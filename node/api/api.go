@@ -231,9 +231,10 @@ type Traffic struct {
 
 // AnnounceStatus describes how the node tells the network what it holds.
 type AnnounceStatus struct {
-	Strategy string `json:"strategy"` // "all", "entities" or "roots"
-	Keys     int64  `json:"keys"`     // CIDs that are kept announced
-	Queued   int64  `json:"queued"`   // CIDs not announced for the first time yet
+	Strategy  string `json:"strategy"`  // "all", "entities" or "roots"
+	Keys      int64  `json:"keys"`      // CIDs that are kept announced
+	Queued    int64  `json:"queued"`    // CIDs not announced for the first time yet; 0 also while nobody can be told
+	Announced int64  `json:"announced"` // announcements since the start; a CID counts each time
 }
 
 // Limits are the most that the node takes of each resource; 0 means no limit.
