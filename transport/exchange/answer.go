@@ -177,7 +177,7 @@ func (c *serving) nodes() ([]byte, error) {
 		return nil, err
 	}
 	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
-	frame := appendIndex(nil, min(c.list.from, total), full, i >= total, b)
+	frame := appendIndex(nil, c.list.from, full, i >= total, b)
 	if c.list.count > 0 {
 		c.list.count -= len(pieces)
 	}

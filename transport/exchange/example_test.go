@@ -54,7 +54,7 @@ func TestExample(t *testing.T) {
 	}
 	hello := appendFrame(nil, frameHello)
 	asked := appendOpen(hello[:len(hello):len(hello)], open{root: root.CID(), eager: firstWindow})
-	asked = appendList(asked, list{})
+	asked = appendList(asked, list{count: firstWindow / nodeCost})
 	answered := appendOpened(hello[:len(hello):len(hello)], opened{status: statusOpen})
 	answered = appendHave(answered, true, nil)
 	answered = appendIndex(answered, 0, true, true, body(root))

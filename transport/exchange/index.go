@@ -24,42 +24,69 @@ type index struct {
 	all       int      // number of the node that is next, among all
 	differ    int      // and among those that differ from the base
 	source    *session // that is asked for nodes
-	asked     int      // for how many at the last time; 0 is all
+	full      bool     // in numbers among all
+	next      int      // that it is to be asked for next
+	last      bool     // it has no more
+	count     int      // of the last list, where nodes are held already
 	held      bool     // a node was there already
 	queued    int      // answers that came and were not looked at
+	cost      float64  // bytes of answers for a node, of late
 	heard     time.Time
 }
 
-// lists says what s should be asked for, if it should be. The caller holds f.mu.
+const (
+	// nodeCost is what the answer to a node counts for before there was one.
+	nodeCost = 1 << 10
+	// minList is how many nodes are asked for at a time, unless there are not so many.
+	minList = 16
+	// maxLists is how many LIST a provider owes at a time.
+	maxLists = 16
+)
+
+// lists says what s should be asked for now, if it should be. The caller holds f.mu.
 func (x *index) lists(f *Fetch, s *session) (list, bool) {
-	if !x.waiting || x.source != nil || x.queued > 0 || s.slow && f.other(s) {
+	if x.source == nil && x.waiting && x.queued == 0 {
+		if s.ended && !x.lost {
+			s.slow = true // it said that it has no more, and that was not all
+		}
+		if s.slow && f.other(s) {
+			return list{}, false
+		}
+		x.source, x.full, x.next, x.last = s, false, x.differ, false
+		if x.lost || x.all != x.differ && !s.based {
+			// Which numbers would be meant if the provider lacks the base?
+			x.full, x.next = true, x.all
+		}
+		x.heard = time.Now()
+	}
+	if x.source != s || x.last || len(s.lists) == maxLists {
 		return list{}, false
 	}
-	l := list{from: x.differ}
-	if x.lost || x.all != x.differ && !s.based {
-		// Which numbers would be meant if the provider lacks the base?
-		l = list{from: x.all, full: true}
-	}
+	l := list{from: x.next, full: x.full}
 	switch {
-	case x.undecided:
-		l.count = 1
-	case x.held:
-		// What comes next may be there too: ask for little, and for more as long as all
-		// of it is missing.
-		l.count = min(max(4*x.asked, 1), maxPieces)
-		x.held = false
-		if x.asked == 0 {
-			l.count = 1
+	case x.undecided || x.held:
+		// For want of the root it is not known what else is missing. And where a node is
+		// held, what comes next may be held too: ask for one, and for more as long as
+		// all of it is missing.
+		if len(s.lists) > 0 || !x.waiting {
+			return list{}, false
 		}
-	case x.asked > 0:
-		l.count = 4 * x.asked
+		l.count = 1
+		if !x.undecided {
+			l.count = min(max(4*x.count, 1), maxPieces)
+			x.count = l.count
+		}
+	default:
+		l.count = min(int(float64(s.window.size-s.owedSize)/x.cost)-s.unlisted(), maxPieces)
+		if l.count < minList {
+			if len(s.lists) > 0 {
+				return list{}, false
+			}
+			l.count = minList
+		}
 	}
-	if l.count > maxPieces {
-		l.count = 0
-	}
-	x.asked = l.count
-	x.source, x.heard = s, time.Now()
-	s.listing, s.listed = l, 0
+	x.next += l.count
+	s.lists = append(s.lists, l)
 	return l, true
 }
 
@@ -262,7 +289,7 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 		if err == nil {
 			if !s.Same() {
 				f.mu.Lock()
-				f.index.held = true
+				f.index.held, f.index.count = true, 0
 				f.mu.Unlock()
 			}
 			return b, nil

@@ -154,7 +154,7 @@ func (c *serving) request(t frameType, body []byte) error {
 		return err
 	case frameList:
 		l, err := parseList(body)
-		if err == nil && len(c.lists) == 2 {
+		if err == nil && len(c.lists) == maxLists {
 			err = violation("too many LIST")
 		}
 		c.lists = append(c.lists, l)

@@ -26,7 +26,7 @@ const (
 	// session assumes of how leaves shrink before it has seen answers, and basedRatio if
 	// they are deltas.
 	leafCost   = 16
-	firstRatio = 0.3
+	firstRatio = 0.2
 	basedRatio = 0.03
 	// maxLies is how many MISS a peer may send for leaves that it said it holds.
 	maxLies = 8
@@ -64,9 +64,10 @@ type session struct {
 	have, lacks leafSet
 	lies        int
 
-	listing list // that it was asked for
-	listed  int  // nodes that came
-	slow    bool // with nodes
+	lists  []list // that it was asked for and has not answered, in order
+	listed int    // nodes that came of the first
+	slow   bool   // with nodes
+	ended  bool   // it said that no further nodes follow
 
 	owed     []*debt // in the order in which they were asked for
 	owedSize int     // sum of their costs
@@ -75,6 +76,7 @@ type session struct {
 	cancels  []span
 
 	ratio   float64 // of answers to what links claim
+	known   bool    // the ratio was seen
 	window  window
 	waiting bool // in changed.Wait: it would act at once
 	stalled bool
@@ -145,6 +147,16 @@ func (s *session) offers(dst []span, t span) []span {
 }
 
 func (s *session) rate() float64 { return s.window.rate() }
+
+// unlisted returns how many nodes were asked for and have not come. The caller holds
+// fetch.mu.
+func (s *session) unlisted() int {
+	n := -s.listed
+	for _, l := range s.lists {
+		n += l.count
+	}
+	return n
+}
 
 // eta returns how long it takes until so many bytes have come.
 func (s *session) eta(bytes int) time.Duration {
@@ -292,6 +304,7 @@ func (s *session) want(frame []byte) []byte {
 	if f.client.readers.Load() > 0 {
 		limit /= readersShare // somebody waits for a page
 	}
+	limit -= int(float64(s.unlisted()) * f.index.cost)
 	var spans []span
 	var batch []*debt
 	now := time.Now()
@@ -376,7 +389,7 @@ func (s *session) check(now time.Time) {
 	if s.err != nil {
 		return
 	}
-	if s.handing || len(s.owed) == 0 && s.fetch.index.source != s {
+	if s.handing || len(s.owed) == 0 && len(s.lists) == 0 && s.opening == 0 {
 		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 		return
 	}

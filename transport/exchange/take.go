@@ -103,7 +103,7 @@ func (s *session) accepted(o opened) error {
 	}
 	s.opened = true
 	s.based = o.status == statusBased
-	if s.based {
+	if s.based && !s.known {
 		s.ratio = basedRatio
 	}
 	if o.others > 0 {
@@ -133,22 +133,36 @@ func (s *session) holding(all bool, spans []span) {
 func (s *session) indexed(a answer) error {
 	f := s.fetch
 	f.mu.Lock()
-	l := s.listing
-	if a.first != l.from+s.listed || l.full && !a.full || l.count > 0 && s.listed+a.body.count > l.count {
+	if len(s.lists) == 0 {
+		f.mu.Unlock()
+		return violation("INDEX that nobody asked for")
+	}
+	l := s.lists[0]
+	if a.first != l.from+s.listed || l.full && !a.full || s.listed+a.body.count > l.count {
 		f.mu.Unlock()
 		return violation("INDEX that nobody asked for")
 	}
 	s.listed += a.body.count
-	wanted := f.index.source == s && !f.order.complete
+	s.ended = s.ended || a.last
+	if a.last || s.listed == l.count {
+		s.lists, s.listed = s.lists[1:], 0
+	}
+	x := &f.index
+	if a.body.count > 0 {
+		x.cost += (float64(len(a.body.payload))/float64(a.body.count) - x.cost) / 4
+	}
+	wanted := x.source == s && !x.last && !f.order.complete
 	if wanted {
-		f.index.heard = time.Now()
-		if a.last || s.listed == l.count {
-			f.index.source = nil
+		x.heard = time.Now()
+		x.last = a.last
+		if a.last || (x.undecided || x.held) && len(s.lists) == 0 {
+			x.source = nil
 		}
 		if wanted = a.body.count > 0; wanted {
-			f.index.queued++
+			x.queued++
 		}
 	}
+	f.changed.Broadcast()
 	f.mu.Unlock()
 	if !wanted {
 		return nil // another was asked meanwhile
@@ -247,7 +261,11 @@ func (s *session) answered(t span, size int) {
 		return true
 	})
 	if claims > 0 && size > 0 {
-		s.ratio = (3*s.ratio + min(float64(size)/float64(claims), 1)) / 4
+		ratio := min(float64(size)/float64(claims), 1)
+		if s.known {
+			ratio = (3*s.ratio + ratio) / 4
+		}
+		s.ratio, s.known = ratio, true
 	}
 }
 

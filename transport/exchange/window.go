@@ -5,16 +5,16 @@ import "time"
 const (
 	// The window is how many bytes of answers a provider may owe. It follows the
 	// bandwidth-delay product of the path, between the last two.
-	firstWindow = 256 << 10
+	firstWindow = 128 << 10
 	minWindow   = 32 << 10
 	maxWindow   = 8 << 20
 
 	// What arrives in a round trip and a quarter, and in queueTime for the other side's
 	// scheduling, keeps the path full and its queues short. While the rate still grows,
-	// it is startGain round trips. In addition there are the answers that the other side
-	// is making meanwhile, which takes it a while.
+	// it is startGain round trips. In addition there is an answer that the other side
+	// is making meanwhile, which takes it a while. More would only wait in its queues, and
+	// what else goes over the line with it.
 	steadyGain = 1.25
-	making     = 2
 	startGain  = 2.5
 	queueTime  = 20 * time.Millisecond
 	// The start is over when the rate did not grow by a quarter in so many rounds.
@@ -64,9 +64,6 @@ func (w *window) sample(bytes int64, asked, now time.Time, full bool, rtt time.D
 	if !w.steady {
 		gain = startGain
 	}
-	size := int(min(rate*(gain*rtt.Seconds()+queueTime.Seconds())+making*float64(answer), maxWindow))
-	if !w.steady {
-		size = max(size, w.size)
-	}
-	w.size = max(size, minWindow)
+	size := int(min(rate*(gain*rtt.Seconds()+queueTime.Seconds())+float64(answer), maxWindow))
+	w.size = max(size, 2*answer, minWindow)
 }
