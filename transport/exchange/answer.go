@@ -113,10 +113,10 @@ func (c *serving) peers(frame []byte) []byte {
 			infos = append(infos, peer.AddrInfo{ID: id, Addrs: addrs})
 		}
 	}
-	if len(infos) == 0 {
+	if count == 0 {
 		return frame
 	}
-	return appendPeers(frame, infos)
+	return appendPeers(frame, count, infos)
 }
 
 // changes returns a channel that is closed when there is news, or nil if there is now.
@@ -212,6 +212,12 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
 	}
 	part = part.cut(want)
+	if c.swarm.sentBefore(number, c.order, c.remote) && !c.insists(part) {
+		c.putRest(want, part.end())
+		c.refused.addSpan(part)
+		return appendSpanFrame(nil, frameLater, []span{part}), nil
+	}
+	c.refused.removeSpan(part)
 	c.swarm.sending(number)
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
@@ -246,6 +252,11 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	part.n = len(pieces)
 	c.putRest(want, part.end())
 	return appendData(nil, part.first, b), nil
+}
+
+// insists says whether the peer asks for any of s again.
+func (c *serving) insists(s span) bool {
+	return len(c.refused.spans(nil, s, true)) > 0
 }
 
 // missing says whether a leaf is not held.

@@ -37,8 +37,9 @@ const (
 	frameData   frameType = 19 // first leaf, pieces
 	frameMiss   frameType = 20 // spans of leaves
 	frameBlocks frameType = 21 // pieces
-	framePeers  frameType = 22 // peer IDs and addresses
+	framePeers  frameType = 22 // others, peer IDs and addresses
 	frameBusy   frameType = 23 // milliseconds
+	frameLater  frameType = 24 // spans of leaves
 )
 
 const (
@@ -356,8 +357,10 @@ func parseGet(body []byte) ([]cid.Cid, error) {
 	return cids, f.end()
 }
 
-func appendPeers(dst []byte, peers []peer.AddrInfo) []byte {
-	body := binary.AppendUvarint(nil, uint64(len(peers)))
+// appendPeers names some of the others that exchange the same DAG.
+func appendPeers(dst []byte, others int, peers []peer.AddrInfo) []byte {
+	body := binary.AppendUvarint(nil, uint64(others))
+	body = binary.AppendUvarint(body, uint64(len(peers)))
 	for _, p := range peers {
 		body = binary.AppendUvarint(body, uint64(len(p.ID)))
 		body = append(body, p.ID...)
@@ -370,10 +373,10 @@ func appendPeers(dst []byte, peers []peer.AddrInfo) []byte {
 	return appendFrame(dst, framePeers, body)
 }
 
-func parsePeers(body []byte) ([]peer.AddrInfo, error) {
+func parsePeers(body []byte) (others int, peers []peer.AddrInfo, err error) {
 	f := fields{b: body}
+	others = f.uvarint(math.MaxInt32)
 	count := f.uvarint(maxPeers)
-	var peers []peer.AddrInfo
 	for range count {
 		id, err := peer.IDFromBytes(f.bytes(f.uvarint(maxAddr)))
 		if f.err == nil && err != nil {
@@ -389,7 +392,7 @@ func parsePeers(body []byte) ([]peer.AddrInfo, error) {
 		}
 		peers = append(peers, info)
 	}
-	return peers, f.end()
+	return others, peers, f.end()
 }
 
 func appendBusy(dst []byte, pause time.Duration) []byte {

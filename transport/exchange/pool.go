@@ -87,7 +87,7 @@ func (f *Fetch) missing(t *task, s *session) []span {
 // which is read from disks in order.
 func (f *Fetch) take(s *session) (*task, []span) {
 	q := f.pool.queue
-	best, fewest := -1, 0
+	best, fewest, now := -1, 0, time.Now()
 	var spans []span
 	start := 0
 	if f.crowd && len(q) > 0 {
@@ -96,7 +96,7 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	for i := range min(len(q), scanLimit) {
 		i = (start + i) % len(q)
 		t := q[i]
-		if t.left == 0 || t.working > 0 || slices.Contains(t.owers, s) || !s.mayHave(t.span) {
+		if t.left == 0 || t.working > 0 || slices.Contains(t.owers, s) || !s.mayHave(t.span) || s.later[t].After(now) {
 			continue
 		}
 		have := 1
@@ -135,7 +135,7 @@ func (f *Fetch) holders(t *task) int {
 // has says whether the pool has something for s. The caller holds mu.
 func (f *Fetch) has(s *session) bool {
 	for _, t := range f.pool.queue[:min(len(f.pool.queue), scanLimit)] {
-		if t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) && len(f.missing(t, s)) > 0 {
+		if t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) && len(f.missing(t, s)) > 0 && !s.later[t].After(time.Now()) {
 			return true
 		}
 	}
@@ -148,6 +148,7 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 	if !f.order.complete || len(f.pool.queue) > 0 && f.has(s) || s.rate() == 0 {
 		return nil, nil
 	}
+	now := time.Now()
 	var (
 		best   *task
 		spans  []span
@@ -161,14 +162,15 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 		for _, d := range o.owed {
 			ahead += d.cost
 			t := d.task
-			if t.left == 0 || len(t.owers) != 1 || t.working > 0 || !s.mayHave(t.span) {
+			if t.left == 0 || len(t.owers) != 1 || t.working > 0 || !s.mayHave(t.span) || s.later[t].After(now) {
 				continue
 			}
-			eta := o.eta(ahead)
+			// What took long already will take as long again, as far as is known.
+			eta := max(o.eta(ahead), now.Sub(d.asked))
 			if eta < latest || eta < 2*s.eta(s.owedSize+d.cost)+stealMargin {
 				continue
 			}
-			if f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
+			if f.extra > 0 && f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
 				continue
 			}
 			if m := f.missing(t, s); len(m) > 0 {
@@ -182,8 +184,9 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 const (
 	// stealMargin is what a stolen task has to come sooner by, at the least.
 	stealMargin = 50 * time.Millisecond
-	// At most one part in stealPart of what was received, and stealMin bytes, is asked for
-	// twice to be done sooner. Much of it is called off before it is sent.
+	// At most one part in stealPart of what was received, and stealMin bytes, but always
+	// one task, is asked for twice to be done sooner. What is called off before it is sent
+	// does not count.
 	stealPart = 50
 	stealMin  = 64 << 10
 )

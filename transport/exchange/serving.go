@@ -65,6 +65,7 @@ type serving struct {
 	pace      pace
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
+	refused   leafSet // until it asks again
 	booked    int
 }
 

@@ -63,6 +63,8 @@ type session struct {
 	all         bool // it holds every leaf, but for lacks
 	have, lacks leafSet
 	lies        int
+	others      int                 // that exchange the DAG with it
+	later       map[*task]time.Time // before when it is not to be asked for them
 
 	lists  []list // that it was asked for and has not answered, in order
 	listed int    // nodes that came of the first
@@ -110,7 +112,7 @@ func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
 		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio,
-		lastByte: now, dropStart: now,
+		lastByte: now, dropStart: now, later: make(map[*task]time.Time),
 	}
 }
 
@@ -308,7 +310,7 @@ func (s *session) want(frame []byte) []byte {
 	var spans []span
 	var batch []*debt
 	now := time.Now()
-	for s.owedSize < limit && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
+	for s.owedSize < limit && !(s.shared() && len(s.owed) > 0) && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
 		t, parts := f.take(s)
 		stolen := t == nil
 		if stolen {
@@ -346,6 +348,13 @@ func (s *session) want(frame []byte) []byte {
 	slices.SortFunc(spans, func(a, b span) int { return a.first - b.first })
 	return appendSpanFrame(frame, frameWant, joined(spans))
 }
+
+// shared says whether the peer has so much to do for others that more than one answer at
+// a time from it would come no sooner. The caller holds fetch.mu.
+func (s *session) shared() bool { return s.others >= sharedBy && !s.based }
+
+// sharedBy is with how many others a peer counts as shared.
+const sharedBy = 3
 
 // readersShare is what part of its window a session uses while a reader waits for a page
 // to come over the same line.

@@ -37,8 +37,10 @@ type swarm struct {
 	changed chan struct{} // closed and replaced when held or members change
 	// members are the peers that fetch from here or are fetched from.
 	members map[peer.ID]int
-	// sent counts how often each segment was sent to somebody.
-	sent []uint32
+	// sent counts how often each segment was sent to somebody, and first those that
+	// were.
+	sent  []uint32
+	first int
 }
 
 // swarms are the swarms of a node.
@@ -266,6 +268,23 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	return o, nil
 }
 
+// crowd is from how many others on a provider sends each segment once before it sends
+// one again: the others can have it from whom it was sent to, and as soon as they have
+// something that nobody else has, they can help.
+const crowd = 2
+
+// sentBefore says whether a segment of o was sent already while others were not, and
+// there are enough others than p who can pass it on.
+func (w *swarm) sentBefore(segment int, o *order, p peer.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	others := len(w.members)
+	if _, ok := w.members[p]; ok {
+		others--
+	}
+	return others >= crowd && segment < len(w.sent) && w.sent[segment] > 0 && w.first < len(o.cuts)
+}
+
 // sending counts that a segment is sent.
 func (w *swarm) sending(segment int) {
 	w.mu.Lock()
@@ -273,7 +292,9 @@ func (w *swarm) sending(segment int) {
 	if segment >= len(w.sent) {
 		w.sent = append(w.sent, make([]uint32, segment+1-len(w.sent))...)
 	}
-	w.sent[segment]++
+	if w.sent[segment]++; w.sent[segment] == 1 {
+		w.first++
+	}
 }
 
 // frames keeps answers as they are sent, so that what many ask for is read and

@@ -67,16 +67,25 @@ func (s *session) take(t frameType, body []byte) error {
 		}
 		return s.missed(spans)
 	case framePeers:
-		peers, err := parsePeers(body)
+		others, peers, err := parsePeers(body)
 		if err != nil {
 			return err
 		}
+		s.fetch.mu.Lock()
+		s.others = others
+		s.fetch.mu.Unlock()
 		for _, p := range peers {
 			select {
 			case s.fetch.met <- p:
 			default: // there are enough
 			}
 		}
+	case frameLater:
+		spans, err := parseSpanFrame(body)
+		if err != nil {
+			return err
+		}
+		return s.putOff(spans)
 	case frameBusy:
 		pause, err := parseBusy(body)
 		if err != nil {
@@ -106,9 +115,8 @@ func (s *session) accepted(o opened) error {
 	if s.based && !s.known {
 		s.ratio = basedRatio
 	}
-	if o.others > 0 {
-		f.crowd = true
-	}
+	s.others = o.others
+	f.crowd = f.crowd || o.others > 0
 	f.changed.Broadcast()
 	return nil
 }
@@ -282,6 +290,7 @@ func (s *session) drop(t *task) {
 			return false
 		}
 		s.owedSize -= d.cost
+		s.fetch.extra = max(s.fetch.extra-d.cost, 0)
 		for _, p := range d.spans {
 			for _, left := range s.asked.spans(nil, p, true) {
 				s.asked.removeSpan(left)
@@ -299,25 +308,48 @@ func (s *session) missed(spans []span) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, t := range spans {
-		for _, u := range s.asked.spans(nil, t.cut(f.order.all()), false) {
-			if !s.late.hasAll(u) {
-				return violation("MISS that nobody asked for")
-			}
-		}
-		if t.end() > f.order.leaves.len() {
+		if !s.refused(t, func(*task) { s.lacks.addSpan(t) }) {
 			return violation("MISS that nobody asked for")
-		}
-		s.lacks.addSpan(t)
-		s.answered(t, 0)
-		for _, task := range f.tasks(t) {
-			f.offer(task)
 		}
 	}
 	if s.lies++; s.lies > maxLies {
 		return errLies
 	}
-	f.changed.Broadcast()
 	return nil
+}
+
+// putOff takes in a LATER.
+func (s *session) putOff(spans []span) error {
+	f := s.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	until := time.Now().Add(putOffTime)
+	for _, t := range spans {
+		if !s.refused(t, func(task *task) { s.later[task] = until }) {
+			return violation("LATER that nobody asked for")
+		}
+	}
+	return nil
+}
+
+// putOffTime is how long a peer that answered LATER is not asked for the same again.
+const putOffTime = 2 * time.Second
+
+// refused takes t, which was asked for, off what is owed, and offers its tasks to others
+// after note was called for each of them. It says whether t was asked for. The caller
+// holds fetch.mu.
+func (s *session) refused(t span, note func(*task)) bool {
+	f := s.fetch
+	if t.end() > f.order.leaves.len() || !s.expected(t) {
+		return false
+	}
+	s.answered(t, 0)
+	for _, task := range f.tasks(t) {
+		note(task)
+		f.offer(task)
+	}
+	f.changed.Broadcast()
+	return true
 }
 
 type countingReader struct {
