@@ -212,13 +212,11 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
 	}
 	part = part.cut(want)
-	if c.swarm.sentBefore(number, c.order, c.remote) && !c.insists(part) {
+	if c.later(number) {
 		c.putRest(want, part.end())
-		c.refused.addSpan(part)
 		return appendSpanFrame(nil, frameLater, []span{part}), nil
 	}
-	c.refused.removeSpan(part)
-	c.swarm.sending(number)
+	c.sending(number)
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
 		c.putRest(want, part.end())
@@ -254,9 +252,54 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	return appendData(nil, part.first, b), nil
 }
 
-// insists says whether the peer asks for any of s again.
-func (c *serving) insists(s span) bool {
-	return len(c.refused.spans(nil, s, true)) > 0
+// later says whether the peer should rather get a segment from another, or ask again.
+func (c *serving) later(segment int) bool {
+	now := time.Now()
+	refused, again := c.refused[segment]
+	if !c.swarm.later(segment, c.order, c.remote, again && now.Sub(refused) > maxRefusal) {
+		delete(c.refused, segment)
+		return false
+	}
+	if !again {
+		c.refused[segment] = now
+	}
+	return true
+}
+
+// maxRefusal is after how long a peer gets what it asks for though others could have had it
+// meanwhile.
+const maxRefusal = 3 * time.Second
+
+// send is an answer with leaves of a segment.
+type send struct {
+	number, segment int
+	at              time.Time
+}
+
+// sending counts that leaves of a segment are sent, for as long as they are on their way.
+func (c *serving) sending(segment int) {
+	c.sends++
+	c.unproven = append(c.unproven, send{c.sends, segment, time.Now()})
+	c.swarm.sending(segment)
+	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {
+		c.arrived(c.unproven[0].number) // whatever became of it
+	}
+}
+
+// At most so many answers to a peer count as on their way, and for so long.
+const (
+	maxUnproven = 64
+	maxProof    = 10 * time.Second
+)
+
+// arrived counts that answers up to a number have arrived.
+func (c *serving) arrived(number int) {
+	n := 0
+	for n < len(c.unproven) && c.unproven[n].number <= number {
+		c.swarm.sent(c.unproven[n].segment)
+		n++
+	}
+	c.unproven = c.unproven[n:]
 }
 
 // missing says whether a leaf is not held.
@@ -353,8 +396,8 @@ func (c *serving) choose() ([]byte, error) {
 	least := ^uint32(0)
 	for i := range c.order.cuts {
 		n := uint32(0)
-		if i < len(w.sent) {
-			n = w.sent[i]
+		if i < len(w.sends) {
+			n = w.sends[i]
 		}
 		s := c.order.segmentSpan(i)
 		if n < least && !c.sentEager.has(s.first) && (w.all || w.held.hasAll(s)) {
@@ -380,7 +423,7 @@ func (c *serving) choose() ([]byte, error) {
 	}
 	c.eager -= len(b.payload)
 	c.sentEager.addSpan(part)
-	w.sending(best)
+	c.sending(best)
 	return appendData(nil, part.first, b), nil
 }
 

@@ -29,6 +29,7 @@ const (
 	frameWant   frameType = 4 // spans of leaves
 	frameCancel frameType = 5 // spans of leaves
 	frameGet    frameType = 6 // CIDs
+	frameGot    frameType = 7 // DATA that came so far
 
 	// From the provider.
 	frameOpened frameType = 16 // status, others
@@ -393,6 +394,16 @@ func parsePeers(body []byte) (others int, peers []peer.AddrInfo, err error) {
 		peers = append(peers, info)
 	}
 	return others, peers, f.end()
+}
+
+func appendGot(dst []byte, count int) []byte {
+	return appendFrame(dst, frameGot, binary.AppendUvarint(nil, uint64(count)))
+}
+
+func parseGot(body []byte) (count int, err error) {
+	f := fields{b: body}
+	count = f.uvarint(math.MaxInt)
+	return count, f.end()
 }
 
 func appendBusy(dst []byte, pause time.Duration) []byte {

@@ -99,15 +99,19 @@ func (f *Fetch) take(s *session) (*task, []span) {
 		if t.left == 0 || t.working > 0 || slices.Contains(t.owers, s) || !s.mayHave(t.span) || s.later[t].After(now) {
 			continue
 		}
-		have := 1
+		have := 0
 		if f.crowd {
-			if have = f.holders(t); best >= 0 && have >= fewest {
+			have = 2 * f.holders(t)
+			if t.bytes/t.left >= largeLeaf {
+				have-- // it takes long to pass on
+			}
+			if best >= 0 && have >= fewest {
 				continue
 			}
 		}
 		if m := f.missing(t, s); len(m) > 0 {
 			best, fewest, spans = i, have, m
-			if have == 1 {
+			if have <= 1 {
 				break
 			}
 		}
@@ -120,6 +124,10 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	f.pool.queue = slices.Delete(q, best, best+1)
 	return t, spans
 }
+
+// largeLeaf is how many bytes the leaves of a task claim on average that goes before others
+// which as few peers have.
+const largeLeaf = 256 << 10
 
 // holders returns how many peers have all of t.
 func (f *Fetch) holders(t *task) int {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type serving struct {
 	lists []list
 	wants []span
 	gets  []cid.Cid
+	got   int // DATA that arrived, as the peer says
 
 	// The fields below belong to the goroutine that makes answers.
 
@@ -65,14 +67,16 @@ type serving struct {
 	pace      pace
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
-	refused   leafSet // until it asks again
+	refused   map[int]time.Time // segments, and when the peer was first told to ask later
+	sends     int               // DATA that were sent
+	unproven  []send            // of them, that may not have arrived
 	booked    int
 }
 
 // serve answers on st until the peer closes it, breaks the protocol or asks nothing.
 func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1)}
+	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1), refused: make(map[int]time.Time)}
 	defer func() {
 		s.mu.Lock()
 		delete(s.uploading, c)
@@ -181,6 +185,10 @@ func (c *serving) request(t frameType, body []byte) error {
 		}
 		c.gets = append(c.gets, cids...)
 		return err
+	case frameGot:
+		n, err := parseGot(body)
+		c.got = max(c.got, n)
+		return err
 	}
 	return violation("unexpected frame of type %d", t)
 }
@@ -233,6 +241,7 @@ func (c *serving) write(out <-chan []byte) error {
 func (c *serving) answer(out chan<- []byte) error {
 	defer func() {
 		if c.swarm != nil {
+			c.arrived(math.MaxInt)
 			c.server.swarms.leave(c.swarm)
 		}
 	}()
@@ -297,6 +306,7 @@ func (c *serving) answer(out chan<- []byte) error {
 // and an error, the stream ends after it.
 func (c *serving) next() ([]byte, error) {
 	c.mu.Lock()
+	got := c.got
 	var (
 		opening *open
 		gets    []cid.Cid
@@ -321,6 +331,7 @@ func (c *serving) next() ([]byte, error) {
 		}
 	}
 	c.mu.Unlock()
+	c.arrived(got)
 	switch {
 	case opening != nil:
 		return c.open(*opening)

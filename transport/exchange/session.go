@@ -77,6 +77,9 @@ type session struct {
 	late     leafSet // called off, but may come all the same
 	cancels  []span
 
+	came     int // DATA
+	reported int // of them, to the peer
+
 	ratio   float64 // of answers to what links claim
 	known   bool    // the ratio was seen
 	window  window
@@ -262,6 +265,10 @@ func (s *session) next(frame []byte) ([]byte, error) {
 		if s.opened && s.opening == 0 && !s.stalled {
 			frame = s.want(frame)
 		}
+		if s.came > s.reported && (s.others > 0 || len(frame) > n) {
+			frame = appendGot(frame, s.came)
+			s.reported = s.came
+		}
 		if len(frame) > n {
 			return frame, nil
 		}
@@ -310,7 +317,7 @@ func (s *session) want(frame []byte) []byte {
 	var spans []span
 	var batch []*debt
 	now := time.Now()
-	for s.owedSize < limit && !(s.shared() && len(s.owed) > 0) && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
+	for s.hasRoom(limit) && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
 		t, parts := f.take(s)
 		stolen := t == nil
 		if stolen {
@@ -349,6 +356,12 @@ func (s *session) want(frame []byte) []byte {
 	return appendSpanFrame(frame, frameWant, joined(spans))
 }
 
+// hasRoom says whether s may be asked for more if it may owe limit bytes. The caller
+// holds fetch.mu.
+func (s *session) hasRoom(limit int) bool {
+	return s.owedSize < limit && !(s.shared() && len(s.owed) > 0)
+}
+
 // shared says whether the peer has so much to do for others that more than one answer at
 // a time from it would come no sooner. The caller holds fetch.mu.
 func (s *session) shared() bool { return s.others >= sharedBy && !s.based }
@@ -374,10 +387,13 @@ func joined(spans []span) []span {
 }
 
 // nearerWaits says whether a nearer provider has room for what is in the pool, and
-// should be asked first. The caller holds mu.
+// should be asked first. In a crowd all have something to do. The caller holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
+	if f.crowd {
+		return false
+	}
 	for t := range f.sessions {
-		if t != s && t.ready() && t.owedSize < t.window.size && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
+		if t != s && t.ready() && t.hasRoom(t.window.size) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}

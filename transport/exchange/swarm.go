@@ -37,10 +37,11 @@ type swarm struct {
 	changed chan struct{} // closed and replaced when held or members change
 	// members are the peers that fetch from here or are fetched from.
 	members map[peer.ID]int
-	// sent counts how often each segment was sent to somebody, and first those that
-	// were.
-	sent  []uint32
-	first int
+	// sends counts how often each segment was sent to somebody, and first those that
+	// were; underWay to how many peers they are on their way.
+	sends    []uint32
+	first    int
+	underWay map[int]int
 }
 
 // swarms are the swarms of a node.
@@ -67,7 +68,8 @@ func (ss *swarms) enter(root cid.Cid) *swarm {
 	if w == nil {
 		w = &swarm{
 			root: root, changed: make(chan struct{}),
-			orders: make(map[cid.Cid]*order), members: make(map[peer.ID]int),
+			underWay: make(map[int]int),
+			orders:   make(map[cid.Cid]*order), members: make(map[peer.ID]int),
 		}
 		ss.all[root] = w
 	}
@@ -109,7 +111,7 @@ func (ss *swarms) leave(w *swarm) {
 
 // size returns about how many bytes w takes. The caller holds mu.
 func (w *swarm) size() int {
-	n := 8*len(w.held.words) + 4*len(w.sent) + 1024
+	n := 8*len(w.held.words) + 4*len(w.sends) + 1024
 	for _, o := range w.orders {
 		n += o.size()
 	}
@@ -268,32 +270,49 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	return o, nil
 }
 
-// crowd is from how many others on a provider sends each segment once before it sends
-// one again: the others can have it from whom it was sent to, and as soon as they have
-// something that nobody else has, they can help.
-const crowd = 2
+// crowd is from how many others on a provider spreads what it sends: each segment once
+// before one goes out again, and to maxSending peers at a time. The others can have it
+// from those, and as soon as they have something that nobody else has, they help.
+const (
+	crowd      = 2
+	maxSending = 2
+)
 
-// sentBefore says whether a segment of o was sent already while others were not, and
-// there are enough others than p who can pass it on.
-func (w *swarm) sentBefore(segment int, o *order, p peer.ID) bool {
+// later says whether p should not be sent a segment of o now. That it was sent before does
+// not count if p insists.
+func (w *swarm) later(segment int, o *order, p peer.ID, insists bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	others := len(w.members)
 	if _, ok := w.members[p]; ok {
 		others--
 	}
-	return others >= crowd && segment < len(w.sent) && w.sent[segment] > 0 && w.first < len(o.cuts)
+	if others < crowd {
+		return false
+	}
+	return w.underWay[segment] >= maxSending ||
+		!insists && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
 }
 
-// sending counts that a segment is sent.
+// sending counts that a segment is on its way to somebody.
 func (w *swarm) sending(segment int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if segment >= len(w.sent) {
-		w.sent = append(w.sent, make([]uint32, segment+1-len(w.sent))...)
+	w.underWay[segment]++
+	if segment >= len(w.sends) {
+		w.sends = append(w.sends, make([]uint32, segment+1-len(w.sends))...)
 	}
-	if w.sent[segment]++; w.sent[segment] == 1 {
+	if w.sends[segment]++; w.sends[segment] == 1 {
 		w.first++
+	}
+}
+
+// sent counts that a segment has arrived, or may have.
+func (w *swarm) sent(segment int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.underWay[segment]--; w.underWay[segment] == 0 {
+		delete(w.underWay, segment)
 	}
 }
 

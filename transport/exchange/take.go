@@ -201,6 +201,7 @@ func (s *session) setHanding(on bool) {
 func (s *session) arrived(a answer) error {
 	f := s.fetch
 	f.mu.Lock()
+	s.came++
 	t := a.span()
 	arrival := arrival{session: s, answer: a}
 	if !s.expected(t) {
@@ -333,7 +334,7 @@ func (s *session) putOff(spans []span) error {
 }
 
 // putOffTime is how long a peer that answered LATER is not asked for the same again.
-const putOffTime = 2 * time.Second
+const putOffTime = 500 * time.Millisecond
 
 // refused takes t, which was asked for, off what is owed, and offers its tasks to others
 // after note was called for each of them. It says whether t was asked for. The caller
