@@ -216,10 +216,10 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		c.putRest(want, part.end())
 		return appendSpanFrame(nil, frameLater, []span{part}), nil
 	}
-	c.sending(number)
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
 		c.putRest(want, part.end())
+		c.sending(number, len(b.payload))
 		return appendData(nil, part.first, b), nil
 	}
 	began := time.Now()
@@ -249,6 +249,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	}
 	part.n = len(pieces)
 	c.putRest(want, part.end())
+	c.sending(number, len(b.payload))
 	return appendData(nil, part.first, b), nil
 }
 
@@ -273,16 +274,17 @@ const maxRefusal = 3 * time.Second
 // send is an answer with leaves of a segment.
 type send struct {
 	number, segment int
-	at              time.Time
+	*onItsWay
 }
 
-// sending counts that leaves of a segment are sent, for as long as they are on their way.
-func (c *serving) sending(segment int) {
+// sending counts that leaves of a segment are sent, in so many bytes, for as long as they
+// are on their way.
+func (c *serving) sending(segment, bytes int) {
 	c.sends++
-	c.unproven = append(c.unproven, send{c.sends, segment, time.Now()})
+	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(bytes)})
 	c.swarm.sending(segment)
 	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {
-		c.arrived(c.unproven[0].number) // whatever became of it
+		c.arrived(c.unproven[0].number, false) // whatever became of it
 	}
 }
 
@@ -292,11 +294,13 @@ const (
 	maxProof    = 10 * time.Second
 )
 
-// arrived counts that answers up to a number have arrived.
-func (c *serving) arrived(number int) {
+// arrived counts that answers up to a number have arrived; reported says that the peer said
+// so.
+func (c *serving) arrived(number int, reported bool) {
 	n := 0
 	for n < len(c.unproven) && c.unproven[n].number <= number {
 		c.swarm.sent(c.unproven[n].segment)
+		c.server.crowds.arrived(c.unproven[n].onItsWay, reported)
 		n++
 	}
 	c.unproven = c.unproven[n:]
@@ -423,7 +427,7 @@ func (c *serving) choose() ([]byte, error) {
 	}
 	c.eager -= len(b.payload)
 	c.sentEager.addSpan(part)
-	c.sending(best)
+	c.sending(best, len(b.payload))
 	return appendData(nil, part.first, b), nil
 }
 

@@ -102,7 +102,7 @@ func (f *Fetch) take(s *session) (*task, []span) {
 		have := 0
 		if f.crowd {
 			have = 2 * f.holders(t)
-			if t.bytes/t.left >= largeLeaf {
+			if t.bytes >= segmentBytes+largeLeaf {
 				have-- // it takes long to pass on
 			}
 			if best >= 0 && have >= fewest {
@@ -125,8 +125,8 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	return t, spans
 }
 
-// largeLeaf is how many bytes the leaves of a task claim on average that goes before others
-// which as few peers have.
+// largeLeaf is by how many bytes, as claimed, a segment is larger than most that goes
+// before others which as few peers have.
 const largeLeaf = 256 << 10
 
 // holders returns how many peers have all of t.

@@ -66,6 +66,7 @@ type Server struct {
 	deltas  sync.Pool // of *delta.Encoder
 	swarms  *swarms
 	frames  *frames
+	crowds  *upload
 
 	mu        sync.Mutex // guards the fields below
 	serving   map[peer.ID]int
@@ -80,7 +81,7 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(),
+		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(),
 		serving: make(map[peer.ID]int), uploading: make(map[*serving]time.Time),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }

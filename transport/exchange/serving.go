@@ -70,6 +70,7 @@ type serving struct {
 	refused   map[int]time.Time // segments, and when the peer was first told to ask later
 	sends     int               // DATA that were sent
 	unproven  []send            // of them, that may not have arrived
+	room      <-chan struct{}   // that wants wait for; nil if there is
 	booked    int
 }
 
@@ -241,7 +242,7 @@ func (c *serving) write(out <-chan []byte) error {
 func (c *serving) answer(out chan<- []byte) error {
 	defer func() {
 		if c.swarm != nil {
-			c.arrived(math.MaxInt)
+			c.arrived(math.MaxInt, false)
 			c.server.swarms.leave(c.swarm)
 		}
 	}()
@@ -293,6 +294,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		case <-c.wake:
 			idle.Reset(serveIdle)
 		case <-changed:
+		case <-c.room:
 		case <-later:
 		case <-idle.C:
 			return errIdle
@@ -325,13 +327,16 @@ func (c *serving) next() ([]byte, error) {
 			c.list, c.listing = c.lists[0], true
 			c.lists = c.lists[1:]
 		}
-		if len(c.wants) > 0 && !(c.listing && c.turn) {
+		if c.room = nil; len(c.wants) > 0 && c.order != nil && c.swarm.crowded(c.remote) {
+			c.room = c.server.crowds.full()
+		}
+		if len(c.wants) > 0 && !(c.listing && c.turn) && c.room == nil {
 			want = c.wants[0]
 			c.wants = c.wants[1:]
 		}
 	}
 	c.mu.Unlock()
-	c.arrived(got)
+	c.arrived(got, true)
 	switch {
 	case opening != nil:
 		return c.open(*opening)

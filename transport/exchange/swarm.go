@@ -278,18 +278,25 @@ const (
 	maxSending = 2
 )
 
-// later says whether p should not be sent a segment of o now. That it was sent before does
-// not count if p insists.
-func (w *swarm) later(segment int, o *order, p peer.ID, insists bool) bool {
+// crowded says whether enough others than p take part.
+func (w *swarm) crowded(p peer.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	others := len(w.members)
 	if _, ok := w.members[p]; ok {
 		others--
 	}
-	if others < crowd {
+	return others >= crowd
+}
+
+// later says whether p should not be sent a segment of o now. That it was sent before does
+// not count if p insists.
+func (w *swarm) later(segment int, o *order, p peer.ID, insists bool) bool {
+	if !w.crowded(p) {
 		return false
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.underWay[segment] >= maxSending ||
 		!insists && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
 }
