@@ -212,7 +212,8 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
 	}
 	part = part.cut(want)
-	if c.later(number) {
+	// What is left of a segment is not put off.
+	if want.first != c.rest && c.later(number, c.order.large(number)) {
 		c.putRest(want, part.end())
 		return appendSpanFrame(nil, frameLater, []span{part}), nil
 	}
@@ -254,10 +255,10 @@ func (c *serving) leaves(want span) ([]byte, error) {
 }
 
 // later says whether the peer should rather get a segment from another, or ask again.
-func (c *serving) later(segment int) bool {
+func (c *serving) later(segment int, large bool) bool {
 	now := time.Now()
 	refused, again := c.refused[segment]
-	if !c.swarm.later(segment, c.order, c.remote, again && now.Sub(refused) > maxRefusal) {
+	if !c.swarm.later(segment, large, c.order, c.remote, again && now.Sub(refused) > maxRefusal) {
 		delete(c.refused, segment)
 		return false
 	}
@@ -269,7 +270,7 @@ func (c *serving) later(segment int) bool {
 
 // maxRefusal is after how long a peer gets what it asks for though others could have had it
 // meanwhile.
-const maxRefusal = 3 * time.Second
+const maxRefusal = 10 * time.Second
 
 // send is an answer with leaves of a segment.
 type send struct {
@@ -376,6 +377,7 @@ const minDelta = 2
 
 // putRest puts what is left of want, from a leaf on, back to the front of the queue.
 func (c *serving) putRest(want span, from int) {
+	c.rest = from
 	if from < want.end() {
 		c.putBack([]span{{from, want.end() - from}})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -169,6 +170,10 @@ type Fetch struct {
 	candidates []peer.AddrInfo // that came
 	crowded    bool            // candidates wait for a session to end
 	crowd      bool            // others fetch the same, so each should fetch something else
+	// largeFirst says that large segments come before others in a crowd. They take long to
+	// pass on, so some peers have to begin with them; if all did, there would be little to
+	// pass on for long.
+	largeFirst bool
 	asked      map[peer.ID]struct{}
 	providers  map[peer.ID]struct{}
 	gave       map[peer.ID]struct{}
@@ -195,6 +200,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
+	f.largeFirst = rand.IntN(4) == 0
 	f.index.undecided = len(req.Bases) > 0
 	f.order = newOrder(req.Root, cid.Undef)
 	return f

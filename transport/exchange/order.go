@@ -27,7 +27,9 @@ type order struct {
 	// the same place; only with a base.
 	differ []uint32
 	// cuts are the first leaves of the segments, without the one being made.
-	cuts     []uint32
+	cuts []uint32
+	// larger are the segments that claim to be much larger than most.
+	larger   map[int]struct{}
 	segment  segment // being made
 	complete bool
 }
@@ -97,6 +99,12 @@ func (o *order) addLeaf(s dag.Step) (done segment, ok bool, err error) {
 
 func (o *order) cut() segment {
 	done := o.segment
+	if done.bytes >= segmentBytes+largeLeaf {
+		if o.larger == nil {
+			o.larger = make(map[int]struct{})
+		}
+		o.larger[len(o.cuts)] = struct{}{}
+	}
 	o.cuts = append(o.cuts, uint32(done.first))
 	o.segment = segment{}
 	return done
@@ -115,6 +123,16 @@ func (o *order) finish() (last segment, ok bool) {
 func claimed(size uint64) int {
 	return int(max(min(size, blockstore.MaxBlockSize), 1))
 }
+
+// large says whether a segment claims to be so much larger than most that it takes long to
+// pass on.
+func (o *order) large(segment int) bool {
+	_, ok := o.larger[segment]
+	return ok
+}
+
+// largeLeaf is by how many bytes such a segment is larger than others.
+const largeLeaf = 256 << 10
 
 func (o *order) all() span { return span{0, o.leaves.len()} }
 

@@ -9,6 +9,7 @@ import (
 // task is a segment of which leaves are missing.
 type task struct {
 	segment
+	number  int
 	left    int        // leaves that are missing
 	owers   []*session // that were asked for them and have not answered
 	working int        // answers that came and are being looked at
@@ -30,7 +31,7 @@ const scanLimit = 1024
 func (f *Fetch) add(s segment, missing, bytes int) {
 	number := len(f.order.cuts) - 1
 	s.bytes = bytes
-	t := &task{segment: s, left: missing}
+	t := &task{segment: s, number: number, left: missing}
 	f.pool.all = append(f.pool.all, make([]*task, number+1-len(f.pool.all))...)
 	f.pool.all[number] = t
 	if len(f.chosen.spans(nil, s.span, true)) == 0 { // else once that was looked at
@@ -102,8 +103,8 @@ func (f *Fetch) take(s *session) (*task, []span) {
 		have := 0
 		if f.crowd {
 			have = 2 * f.holders(t)
-			if t.bytes >= segmentBytes+largeLeaf {
-				have-- // it takes long to pass on
+			if f.largeFirst && f.order.large(t.number) {
+				have--
 			}
 			if best >= 0 && have >= fewest {
 				continue
@@ -124,10 +125,6 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	f.pool.queue = slices.Delete(q, best, best+1)
 	return t, spans
 }
-
-// largeLeaf is by how many bytes, as claimed, a segment is larger than most that goes
-// before others which as few peers have.
-const largeLeaf = 256 << 10
 
 // holders returns how many peers have all of t.
 func (f *Fetch) holders(t *task) int {

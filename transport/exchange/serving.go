@@ -68,6 +68,7 @@ type serving struct {
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
 	refused   map[int]time.Time // segments, and when the peer was first told to ask later
+	rest      int               // the leaf after the last answer
 	sends     int               // DATA that were sent
 	unproven  []send            // of them, that may not have arrived
 	room      <-chan struct{}   // that wants wait for; nil if there is

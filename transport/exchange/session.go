@@ -432,7 +432,11 @@ func (s *session) check(now time.Time) {
 		}
 		s.dropStart, s.dropSeen = now, s.seen
 	}
-	if !s.stalled && now.Sub(s.lastByte) > max(stallAfter, 4*s.rtt) {
+	patience := max(stallAfter, 4*s.rtt)
+	if s.shared() {
+		patience *= sharedBy // others are served first
+	}
+	if !s.stalled && now.Sub(s.lastByte) > patience {
 		s.stalled = true
 		for _, d := range s.owed {
 			s.fetch.pool.put(d.task) // it may still arrive

@@ -270,8 +270,8 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	return o, nil
 }
 
-// crowd is from how many others on a provider spreads what it sends: each segment once
-// before one goes out again, and to maxSending peers at a time. The others can have it
+// crowd is from how many others on a provider spreads what it sends: if it has all, each
+// segment once before one goes out again, and a large one to maxSending peers at a time. The others can have it
 // from those, and as soon as they have something that nobody else has, they help.
 const (
 	crowd      = 2
@@ -291,14 +291,14 @@ func (w *swarm) crowded(p peer.ID) bool {
 
 // later says whether p should not be sent a segment of o now. That it was sent before does
 // not count if p insists.
-func (w *swarm) later(segment int, o *order, p peer.ID, insists bool) bool {
+func (w *swarm) later(segment int, large bool, o *order, p peer.ID, insists bool) bool {
 	if !w.crowded(p) {
 		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.underWay[segment] >= maxSending ||
-		!insists && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
+	return w.underWay[segment] >= maxSending && large ||
+		!insists && w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
 }
 
 // sending counts that a segment is on its way to somebody.
