@@ -172,7 +172,11 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 			}
 			// What took long already will take as long again, as far as is known.
 			eta := max(o.eta(ahead), now.Sub(d.asked))
-			if eta < latest || eta < 2*s.eta(s.owedSize+d.cost)+stealMargin {
+			own := 2*s.eta(s.owedSize+d.cost) + stealMargin
+			if f.crowd {
+				own *= sharedBy // it comes when others have been served
+			}
+			if eta < latest || eta < own {
 				continue
 			}
 			if f.extra > 0 && f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
