@@ -228,11 +228,11 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if c.order.based() {
 		l = max(l, levelFast)
 	}
-	pieces, stands, err := c.pieces(part, l == levelStored)
+	r, err := c.run(part, l == levelStored)
 	if err != nil {
 		return nil, err
 	}
-	if len(pieces) == 0 {
+	if len(r.pieces) == 0 {
 		missing := part
 		missing.n = 1
 		for missing.n < part.n && c.missing(missing.end()) {
@@ -241,14 +241,19 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		c.putRest(want, missing.end())
 		return appendSpanFrame(nil, frameMiss, []span{missing}), nil
 	}
-	b := c.server.encoder.body(pieces, l)
-	took := time.Since(began)
-	c.server.encoder.made(l, stands, took)
-	c.pace.made(c.server.encoder, stands, took)
-	if len(pieces) == part.n && l > levelStored {
+	if r.hard {
+		l = levelStored
+	}
+	b := c.server.encoder.body(r.pieces, l)
+	if !r.hard {
+		took := time.Since(began)
+		c.server.encoder.made(l, r.stands, took)
+		c.pace.made(c.server.encoder, r.stands, took)
+	}
+	if len(r.pieces) == part.n && l > levelStored {
 		c.server.frames.add(key, b)
 	}
-	part.n = len(pieces)
+	part.n = len(r.pieces)
 	c.putRest(want, part.end())
 	c.sending(number, len(b.payload))
 	return appendData(nil, part.first, b), nil
@@ -313,63 +318,82 @@ func (c *serving) missing(leaf int) bool {
 	return !ok || err != nil
 }
 
-// pieces reads leaves from the first of s on, as many as go into an answer, and tells how
-// many bytes of blocks they stand for: stored as they are on disk, or their bytes or
-// deltas. A leaf that cannot be read, for whatever reason, ends it.
-func (c *serving) pieces(s span, stored bool) (pieces []piece, stands int, err error) {
+// run is what goes into an answer with leaves.
+type run struct {
+	pieces []piece
+	stands int  // bytes of the blocks
+	hard   bool // none of them shrinks
+}
+
+// run reads leaves from the first of s on, as many as go into an answer: stored as they
+// are on disk, or their bytes or deltas. A leaf that cannot be read, for whatever reason,
+// ends it.
+func (c *serving) run(s span, stored bool) (run, error) {
+	r := run{hard: true}
 	size := 0
-	for i := s.first; i < s.end() && len(pieces) < maxPieces; i++ {
+	for i := s.first; i < s.end() && len(r.pieces) < maxPieces; i++ {
 		p, n, err := c.piece(i, stored)
-		if err != nil || len(pieces) > 0 && (size+len(p.bytes) > frameBytes || stands+n > standBytes) {
+		if err != nil || len(r.pieces) > 0 && (size+len(p.bytes) > frameBytes || r.stands+n > standBytes) {
 			break
 		}
-		pieces = append(pieces, p)
+		r.pieces = append(r.pieces, p)
+		r.stands += n
+		r.hard = r.hard && p.kind == kindBlock && p.hard
 		size += len(p.bytes)
-		stands += n
 		need := 3 * size // the pieces, and the body plain and packed
 		if p.kind == kindDelta {
 			need += 2 * n // the block and its base
 		}
 		if err := c.book(need); err != nil {
-			return nil, 0, err
+			return run{}, err
 		}
 	}
-	return pieces, stands, nil
+	return r, nil
 }
+
+// hardSize is from how many bytes on a block that the store did not pack is not worth
+// trying again: shorter ones may shrink together.
+const hardSize = 64 << 10
 
 // piece reads a leaf, and tells how many bytes it has.
 func (c *serving) piece(leaf int, stored bool) (piece, int, error) {
-	id := c.order.leaves.at(leaf)
-	if stored {
-		data, packed, size, err := c.server.store.Packed(c.ctx, id)
-		if packed {
-			return piece{kindStored, data}, size, err
+	id, base := c.order.leaves.at(leaf), c.order.leafBase(leaf)
+	if base.Defined() {
+		b, err := c.server.store.Get(c.ctx, id)
+		if err != nil {
+			return piece{}, 0, err
 		}
-		return piece{kindBlock, data}, size, err
+		return c.server.piece(b, base), len(b.Data()), nil
 	}
-	b, err := c.server.store.Get(c.ctx, id)
-	if err != nil {
+	data, packed, size, err := c.server.store.Packed(c.ctx, id)
+	switch {
+	case err != nil:
 		return piece{}, 0, err
+	case !packed:
+		return piece{kind: kindBlock, bytes: data, hard: size >= hardSize}, size, nil
+	case stored:
+		return piece{kind: kindStored, bytes: data}, size, nil
 	}
-	return c.server.piece(b, c.order.leafBase(leaf)), len(b.Data()), nil
+	b, err := blockstore.Unpack(id, data)
+	return piece{kind: kindBlock, bytes: b.Data()}, size, err
 }
 
 // piece returns what to send for b: itself, or if base is held and it is worth it a delta.
 func (s *Server) piece(b blockstore.Block, base cid.Cid) piece {
 	if !base.Defined() {
-		return piece{kindBlock, b.Data()}
+		return piece{kind: kindBlock, bytes: b.Data()}
 	}
 	from, err := s.store.Get(context.Background(), base)
 	if err != nil {
-		return piece{kindBlock, b.Data()}
+		return piece{kind: kindBlock, bytes: b.Data()}
 	}
 	d := s.deltas.Get().(*delta.Encoder)
 	defer s.deltas.Put(d)
 	ops := d.Append(nil, from.Data(), b.Data())
 	if len(ops) > len(b.Data())/minDelta {
-		return piece{kindBlock, b.Data()} // which compresses better together with its like
+		return piece{kind: kindBlock, bytes: b.Data()} // which compresses better together with its like
 	}
-	return piece{kindDelta, ops}
+	return piece{kind: kindDelta, bytes: ops}
 }
 
 // minDelta is how many times shorter than its block a delta is to be.
@@ -416,13 +440,13 @@ func (c *serving) choose() ([]byte, error) {
 		return nil, nil
 	}
 	part := c.order.segmentSpan(best)
-	pieces, _, err := c.pieces(part, false)
-	if err != nil || len(pieces) == 0 {
+	r, err := c.run(part, false)
+	if err != nil || len(r.pieces) == 0 {
 		c.eager = 0
 		return nil, err
 	}
-	part.n = len(pieces)
-	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
+	part.n = len(r.pieces)
+	b := c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
 	if len(b.payload) > c.eager {
 		c.eager = 0
 		return nil, nil
@@ -440,7 +464,7 @@ func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
 	for i, id := range cids {
 		p := piece{kind: kindMissing}
 		if b, err := c.server.store.Get(c.ctx, id); err == nil {
-			p = piece{kindBlock, b.Data()}
+			p = piece{kind: kindBlock, bytes: b.Data()}
 		}
 		if len(pieces) > 0 && size+len(p.bytes) > frameBytes {
 			c.mu.Lock()

@@ -36,6 +36,7 @@ const (
 type piece struct {
 	kind  kind
 	bytes []byte
+	hard  bool // they do not shrink, as far as the provider knows
 }
 
 func (b body) head() []byte {
@@ -100,7 +101,7 @@ func (b body) pieces(dec *zstd.Decoder, scratch []byte) ([]piece, error) {
 	}
 	pieces := make([]piece, b.count)
 	for i, h := range heads {
-		pieces[i] = piece{kind(h & 3), f.bytes(h >> 2)}
+		pieces[i] = piece{kind: kind(h & 3), bytes: f.bytes(h >> 2)}
 	}
 	return pieces, f.err
 }

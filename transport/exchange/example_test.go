@@ -50,7 +50,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := func(b blockstore.Block) body {
-		return enc.body([]piece{{kindBlock, b.Data()}}, levelFast)
+		return enc.body([]piece{{kind: kindBlock, bytes: b.Data()}}, levelFast)
 	}
 	hello := appendFrame(nil, frameHello)
 	asked := appendOpen(hello[:len(hello):len(hello)], open{root: root.CID(), eager: firstWindow})

@@ -100,17 +100,9 @@ func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
 	if err != nil {
 		return 0, nil, unexpected(err)
 	}
-	// A length alone does not take memory: the buffer grows with what has come.
-	body := make([]byte, 0, min(n-1, 64<<10))
-	for uint64(len(body)) < n-1 {
-		if len(body) == cap(body) {
-			body = append(make([]byte, 0, min(uint64(2*cap(body)), n-1)), body...)
-		}
-		read, err := r.Read(body[len(body):cap(body)])
-		body = body[:len(body)+read]
-		if err != nil {
-			return 0, nil, unexpected(err)
-		}
+	body := make([]byte, n-1)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, unexpected(err)
 	}
 	return frameType(t), body, nil
 }
