@@ -87,7 +87,7 @@ func (n *Node) background(what string, root cid.Cid, do func(context.Context) er
 // Follow implements api.Service.
 func (n *Node) Follow(ctx context.Context, req api.FollowRequest, progress func(api.Progress)) (api.FollowResult, error) {
 	start := time.Now()
-	target, err := parseRoot(req.Target)
+	target, err := parseRoot(req.Target, "followed")
 	if err != nil {
 		return api.FollowResult{}, err
 	}
@@ -121,11 +121,11 @@ func (n *Node) Follow(ctx context.Context, req api.FollowRequest, progress func(
 	return res, nil
 }
 
-// parseRoot parses a target without a path.
-func parseRoot(s string) (cid.Cid, error) {
+// parseRoot parses a target without a path; done says what becomes of it.
+func parseRoot(s, done string) (cid.Cid, error) {
 	t, err := api.ParseTarget(s)
 	if err == nil && t.Path != "" {
-		err = fmt.Errorf("%w: %q has a path; whole sites are followed", api.ErrUsage, s)
+		err = fmt.Errorf("%w: %q has a path; whole sites are %s", api.ErrUsage, s, done)
 	}
 	return t.Root, err
 }
@@ -145,7 +145,7 @@ func fetching(show func(api.Progress)) func(exchange.Progress) {
 
 // Unfollow implements api.Service.
 func (n *Node) Unfollow(ctx context.Context, target string) error {
-	root, err := parseRoot(target)
+	root, err := parseRoot(target, "followed")
 	if err != nil {
 		return err
 	}

@@ -27,14 +27,7 @@ const (
 // providers that the DHT knows.
 func (n *Network) candidates(ctx context.Context, root cid.Cid) <-chan exchange.Candidate {
 	out := make(chan exchange.Candidate)
-	send := func(c exchange.Candidate) bool {
-		select {
-		case out <- c:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
+	send := sender(ctx, out)
 	var sources sync.WaitGroup
 	sources.Go(func() { n.connected(ctx, send) })
 	sources.Go(func() { n.lookUp(ctx, root, send) })
@@ -43,6 +36,36 @@ func (n *Network) candidates(ctx context.Context, root cid.Cid) <-chan exchange.
 		close(out)
 	}()
 	return out
+}
+
+// search is candidates for one look into the DHT: it ends with that. Of peers that become
+// connected, it yields those that do until then.
+func (n *Network) search(ctx context.Context, root cid.Cid) <-chan exchange.Candidate {
+	out := make(chan exchange.Candidate)
+	send := sender(ctx, out)
+	go func() {
+		defer close(out)
+		looking, stop := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() { n.connected(looking, send) })
+		n.lookUpOnce(ctx, root, send)
+		stop()
+		watch.Wait()
+		n.connectedNow(send) // those that watch was not told of any more
+	}()
+	return out
+}
+
+// sender returns what sends to out, and says whether ctx is still alive.
+func sender(ctx context.Context, out chan<- exchange.Candidate) func(exchange.Candidate) bool {
+	return func(c exchange.Candidate) bool {
+		select {
+		case out <- c:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // connected sends the connected peers that speak the sync protocol.
@@ -54,13 +77,8 @@ func (n *Network) connected(ctx context.Context, send func(exchange.Candidate) b
 		return
 	}
 	defer sub.Close()
-	for _, id := range n.host.Network().Peers() {
-		if n.host.Network().Connectedness(id) == network.Connected {
-			ps, err := n.host.Peerstore().SupportsProtocols(id, exchange.Protocol)
-			if err == nil && len(ps) > 0 && !send(exchange.Candidate{AddrInfo: peer.AddrInfo{ID: id}}) {
-				return
-			}
-		}
+	if !n.connectedNow(send) {
+		return
 	}
 	for {
 		select {
@@ -78,24 +96,43 @@ func (n *Network) connected(ctx context.Context, send func(exchange.Candidate) b
 	}
 }
 
+// connectedNow sends those that are connected now, and says whether send took them all.
+func (n *Network) connectedNow(send func(exchange.Candidate) bool) bool {
+	for _, id := range n.host.Network().Peers() {
+		if n.host.Network().Connectedness(id) == network.Connected {
+			ps, err := n.host.Peerstore().SupportsProtocols(id, exchange.Protocol)
+			if err == nil && len(ps) > 0 && !send(exchange.Candidate{AddrInfo: peer.AddrInfo{ID: id}}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // lookUp sends the providers that the DHT knows, again and again: new ones come,
 // and the records of a node that moved change.
 func (n *Network) lookUp(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) {
 	for pause := firstLookup; ; pause = min(2*pause, lastLookup) {
-		for !n.routing.Online() {
-			if !sleep(ctx, offlinePoll) {
-				return
-			}
-		}
-		for info := range n.routing.FindProviders(ctx, root) {
-			if !send(exchange.Candidate{AddrInfo: info, Provider: true}) {
-				return
-			}
-		}
-		if !sleep(ctx, pause) {
+		if !n.lookUpOnce(ctx, root, send) || !sleep(ctx, pause) {
 			return
 		}
 	}
+}
+
+// lookUpOnce sends the providers that the DHT knows, once the node has joined that, and
+// says whether it came to the end.
+func (n *Network) lookUpOnce(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool {
+	for !n.routing.Online() {
+		if !sleep(ctx, offlinePoll) {
+			return false
+		}
+	}
+	for info := range n.routing.FindProviders(ctx, root) {
+		if !send(exchange.Candidate{AddrInfo: info, Provider: true}) {
+			return false
+		}
+	}
+	return true
 }
 
 // sleep waits for d and says whether ctx is still alive.

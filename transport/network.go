@@ -201,7 +201,11 @@ func (n *Network) ID() string { return n.host.ID().String() }
 
 // Addrs returns the multiaddrs, with /p2p/, that others are told to dial.
 func (n *Network) Addrs() []string {
-	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
+	return p2pAddrs(peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
+}
+
+func p2pAddrs(info peer.AddrInfo) []string {
+	addrs, err := peer.AddrInfoToP2pAddrs(&info)
 	if err != nil {
 		return nil // only for an empty peer ID
 	}
@@ -235,6 +239,30 @@ func (n *Network) Get(ctx context.Context, store exchange.WriteStore, c cid.Cid,
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return n.client.Get(ctx, store, c, timeout, n.candidates(ctx, c))
+}
+
+// Mirror is another node that holds a DAG, or is said to.
+type Mirror struct {
+	ID       string
+	Addrs    []string // multiaddrs with /p2p/ to dial it at, as far as they are known
+	Standing exchange.Standing
+	RTT      time.Duration // 0 if it is unreachable
+	Share    float64       // of the leaves that it holds, from 0 to 1
+}
+
+// Mirrors finds out who holds a DAG, the nearest first: of connected nodes, and of the
+// providers that the DHT knows. See exchange.Client.Survey.
+func (n *Network) Mirrors(ctx context.Context, req exchange.SurveyRequest) ([]Mirror, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found, err := n.client.Survey(ctx, req, n.search(ctx, req.Root))
+	var mirrors []Mirror
+	for _, p := range found {
+		mirrors = append(mirrors, Mirror{
+			ID: p.Peer.ID.String(), Addrs: p2pAddrs(p.Peer), Standing: p.Standing, RTT: p.RTT, Share: p.Share,
+		})
+	}
+	return mirrors, err
 }
 
 // Provide announces this node as a provider, now and until Retain, across

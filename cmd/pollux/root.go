@@ -77,6 +77,7 @@ it whole, serves it, and passes it on.
 		a.addCommand(),
 		a.followCommand(),
 		a.unfollowCommand(),
+		a.mirrorsCommand(),
 		a.getCommand(),
 		a.catCommand(),
 		a.lsCommand(),

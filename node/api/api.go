@@ -35,6 +35,10 @@ type Service interface {
 	// Fetch makes everything below a target whole in the local store, without
 	// keeping it.
 	Fetch(ctx context.Context, req FetchRequest, progress func(Progress)) (FetchResult, error)
+	// Mirrors finds out which other nodes hold a target, the nearest first. Each is asked
+	// for blocks by chance. It fetches the nodes of the target that the store lacks, and
+	// keeps none. That nobody is found is no error.
+	Mirrors(ctx context.Context, req MirrorsRequest, progress func(Progress)) (MirrorsResult, error)
 	// Block returns one block, from the store or else from the network.
 	Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error)
 	// GC removes the blocks that no site needs. It fails if another one runs.
@@ -120,6 +124,35 @@ type FetchResult struct {
 	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
 	Peers    int64  `json:"peers"`    // peers that sent some of it
 	TookMS   int64  `json:"took_ms"`  // milliseconds
+}
+
+// MirrorsRequest asks who holds a target.
+type MirrorsRequest struct {
+	Target  string        `json:"target"`     // without a path; see ParseTarget
+	Timeout time.Duration `json:"timeout_ns"` // longest silence; who has not answered by then counts as unreachable
+}
+
+// MirrorsResult tells who holds a target.
+type MirrorsResult struct {
+	Mirrors []Mirror `json:"mirrors"`
+	Whole   bool     `json:"whole"` // the node that was asked keeps all of it too; it is not in Mirrors
+}
+
+// The states of a Mirror.
+const (
+	MirrorFull        = "full"        // it says that it holds all, and brought all that it was asked for
+	MirrorPartial     = "partial"     // it holds some, or did not bring what it says it holds
+	MirrorUnreachable = "unreachable" // it was announced, but does not answer
+)
+
+// Mirror is another node that holds a target, or was announced to.
+type Mirror struct {
+	Peer    string   `json:"peer"`    // peer ID
+	Addrs   []string `json:"addrs"`   // multiaddrs it can be dialled at, as far as known
+	State   string   `json:"state"`   // one of the Mirror constants
+	Version int64    `json:"version"` // of the name that it serves; 0 for a CID
+	RTTMS   float64  `json:"rtt_ms"`  // round-trip time in milliseconds; 0 if it is unreachable
+	Share   float64  `json:"share"`   // of the blocks that it holds, about: from 0 to 1
 }
 
 // GCResult tells what was removed.

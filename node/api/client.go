@@ -101,6 +101,11 @@ func (c *Client) Fetch(ctx context.Context, req FetchRequest, progress func(Prog
 	return post[FetchResult](ctx, c, pathFetch, req, progress)
 }
 
+// Mirrors implements Service.
+func (c *Client) Mirrors(ctx context.Context, req MirrorsRequest, progress func(Progress)) (MirrorsResult, error) {
+	return post[MirrorsResult](ctx, c, pathMirrors, req, progress)
+}
+
 // Block implements Service. It checks the block again on arrival.
 func (c *Client) Block(ctx context.Context, id cid.Cid, timeout time.Duration) (blockstore.Block, error) {
 	query := url.Values{"cid": {id.String()}, "timeout": {timeout.String()}}

@@ -30,6 +30,7 @@ type fake struct {
 	gotCAR     []byte
 	gotFollow  FollowRequest
 	gotFetch   FetchRequest
+	gotMirrors MirrorsRequest
 	gotCheck   CheckRequest
 	gotRepair  RepairRequest
 	gotTarget  string
@@ -69,6 +70,12 @@ func (f *fake) Unfollow(_ context.Context, target string) error {
 func (f *fake) Fetch(_ context.Context, req FetchRequest, _ func(Progress)) (FetchResult, error) {
 	f.gotFetch = req
 	return FetchResult{CID: "cid", Root: "root"}, f.err
+}
+
+func (f *fake) Mirrors(_ context.Context, req MirrorsRequest, progress func(Progress)) (MirrorsResult, error) {
+	f.gotMirrors = req
+	progress(Progress{Phase: "hearing", Peers: 1})
+	return MirrorsResult{Mirrors: []Mirror{{Peer: "p", Addrs: []string{"a"}, State: MirrorPartial, RTTMS: 1.5, Share: 0.25}}, Whole: true}, f.err
 }
 
 func (f *fake) Block(_ context.Context, _ cid.Cid, timeout time.Duration) (blockstore.Block, error) {
@@ -193,6 +200,12 @@ func TestClient(t *testing.T) {
 	equal(t, fetched, err, FetchResult{CID: "cid", Root: "root"})
 	equal(t, f.gotFetch, nil, fetch)
 
+	ask := MirrorsRequest{Target: "t", Timeout: time.Second}
+	mirrors, err := c.Mirrors(ctx, ask, func(p Progress) { progress = append(progress, p) })
+	equal(t, mirrors, err, MirrorsResult{Mirrors: []Mirror{{Peer: "p", Addrs: []string{"a"}, State: MirrorPartial, RTTMS: 1.5, Share: 0.25}}, Whole: true})
+	equal(t, f.gotMirrors, nil, ask)
+	equal(t, progress[len(progress)-1], nil, Progress{Phase: "hearing", Peers: 1})
+
 	block, err := c.Block(ctx, f.block.CID(), 90*time.Second)
 	equal(t, block, err, f.block)
 	equal(t, f.gotTimeout, nil, 90*time.Second)
@@ -285,6 +298,7 @@ func TestClientErrors(t *testing.T) {
 		"Follow":   func() error { _, err := c.Follow(ctx, FollowRequest{}, nil); return err },
 		"Unfollow": func() error { return c.Unfollow(ctx, "t") },
 		"Fetch":    func() error { _, err := c.Fetch(ctx, FetchRequest{}, nil); return err },
+		"Mirrors":  func() error { _, err := c.Mirrors(ctx, MirrorsRequest{}, nil); return err },
 		"Block":    func() error { _, err := c.Block(ctx, blockstore.Sum(cid.Raw, nil).CID(), 0); return err },
 		"Check":    func() error { _, err := c.Check(ctx, CheckRequest{}, nil); return err },
 		"Repair":   func() error { _, err := c.Repair(ctx, RepairRequest{}, nil); return err },

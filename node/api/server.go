@@ -29,6 +29,7 @@ const (
 	pathFollow   = "/v1/follow"
 	pathUnfollow = "/v1/unfollow"
 	pathFetch    = "/v1/fetch"
+	pathMirrors  = "/v1/mirrors"
 	pathGC       = "/v1/gc"
 	pathCheck    = "/v1/check"
 	pathRepair   = "/v1/repair"
@@ -84,6 +85,7 @@ func newHandler(svc Service) http.Handler {
 	mux.HandleFunc("POST "+pathImport, func(w http.ResponseWriter, r *http.Request) { serveImport(w, r, svc) })
 	mux.HandleFunc("POST "+pathFollow, handle(svc.Follow))
 	mux.HandleFunc("POST "+pathFetch, handle(svc.Fetch))
+	mux.HandleFunc("POST "+pathMirrors, handle(svc.Mirrors))
 	mux.HandleFunc("POST "+pathUnfollow, handle(
 		func(ctx context.Context, req unfollowRequest, _ func(Progress)) (nothing, error) {
 			return nothing{}, svc.Unfollow(ctx, req.Target)

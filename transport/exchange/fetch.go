@@ -47,6 +47,9 @@ type Request struct {
 	// most maxBases. What one of them has at the same path, peers may send as a change
 	// of that.
 	Bases []cid.Cid
+	// NodesOnly fetches the nodes, which number the DAG, and no leaves. Progress and
+	// Result count nodes alone then, and nothing is offered to others meanwhile.
+	NodesOnly bool
 	// Size is what the DAG below Root takes according to its link, 0 if unknown.
 	Size uint64
 	// Timeout ends the fetch when no block has arrived for so long; 0 is never.

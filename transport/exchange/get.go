@@ -186,15 +186,20 @@ func (c *Client) only(id cid.Cid, b body) (blockstore.Block, error) {
 	if err != nil {
 		return blockstore.Block{}, err
 	}
-	data := pieces[0].bytes
-	switch pieces[0].kind {
+	return whole(id, pieces[0])
+}
+
+// whole makes the block of a piece that is no delta. It fails with errAbsent if the piece
+// says that the provider lacks the block; other errors are the peer's fault.
+func whole(id cid.Cid, p piece) (blockstore.Block, error) {
+	switch p.kind {
 	case kindBlock:
+		return blockstore.NewBlock(id, p.bytes)
 	case kindStored:
-		return blockstore.Unpack(id, data)
+		return blockstore.Unpack(id, p.bytes)
 	case kindMissing:
 		return blockstore.Block{}, errAbsent
 	default:
-		return blockstore.Block{}, violation("piece of kind %d", pieces[0].kind)
+		return blockstore.Block{}, violation("piece of kind %d", p.kind)
 	}
-	return blockstore.NewBlock(id, data)
 }

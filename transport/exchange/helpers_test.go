@@ -156,3 +156,12 @@ func testLog(t testing.TB) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
+
+// nodeOf returns a node that links to blocks.
+func nodeOf(blocks ...blockstore.Block) blockstore.Block {
+	var links []dag.Link
+	for i, b := range blocks {
+		links = append(links, dag.Link{Name: fmt.Sprintf("%04d", i), CID: b.CID(), Size: uint64(len(b.Data()))})
+	}
+	return blockstore.Sum(cid.DagProtobuf, dag.Node{Links: links, Data: []byte{8, 1}}.Encode())
+}

@@ -137,7 +137,7 @@ func (f *Fetch) number() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		begun, f.index.undecided = true, false
-		f.shared = f.swarm.begin(f.order)
+		f.shared = !f.request.NodesOnly && f.swarm.begin(f.order)
 		f.changed.Broadcast()
 	}
 	// segment makes a task of a segment that is done, if it misses something. The caller
@@ -166,6 +166,15 @@ func (f *Fetch) number() error {
 		if s.Leaf() {
 			if !begun {
 				begin()
+			}
+			if f.request.NodesOnly {
+				f.mu.Lock()
+				_, _, err := f.order.addLeaf(s)
+				f.mu.Unlock()
+				if err != nil {
+					return errors.Join(err, w.Flush())
+				}
+				continue
 			}
 			have, err := store.Has(s.CID)
 			if err != nil {
