@@ -276,7 +276,7 @@ func (p *probe) take(t frameType, body []byte) error {
 	case frameBlocks:
 		return p.blocks(body)
 	case framePeers:
-		peers, err := parsePeers(body)
+		_, peers, err := parsePeers(body)
 		if len(p.met) < maxCandidates {
 			p.met = append(p.met, peers...)
 		}
@@ -287,6 +287,8 @@ func (p *probe) take(t frameType, body []byte) error {
 			return err
 		}
 		return &busyError{pause}
+	case frameLater:
+		return &busyError{} // a crowd comes before whoever only wants to know
 	default:
 		return violation("unexpected frame of type %d", t)
 	}
