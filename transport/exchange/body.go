@@ -16,7 +16,14 @@ type body struct {
 	encoding byte
 	raw      int // bytes when decoded
 	payload  []byte
+	// front is the payload with headRoom bytes before it, where the rest of the frame can
+	// be put to spare a copy; nil if there is none.
+	front []byte
 }
+
+// headRoom is enough for what stands before the payload of a frame: five uvarints and two
+// bytes.
+const headRoom = 5*binary.MaxVarintLen64 + 2
 
 const (
 	encodingPlain = 0

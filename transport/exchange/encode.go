@@ -51,9 +51,11 @@ func (e *encoder) body(pieces []piece, l level) body {
 	for _, p := range pieces {
 		raw += len(p.bytes) + 4
 	}
-	b := body{count: len(pieces), payload: appendPieces(make([]byte, 0, raw), pieces)}
+	front := appendPieces(make([]byte, headRoom, headRoom+raw), pieces)
+	b := body{count: len(pieces), payload: front[headRoom:]}
 	b.raw = len(b.payload)
 	if l == levelStored {
+		b.front = front
 		return b
 	}
 	packed := e.zstd[l].EncodeAll(b.payload, make([]byte, 0, b.raw/4))

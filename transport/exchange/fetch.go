@@ -97,6 +97,7 @@ type arrival struct {
 	answer  answer
 	tasks   []*task // that it answers, in part or whole
 	chosen  bool    // by the peer: tasks are not known yet
+	frame   []byte  // what answer is in, to be used again
 }
 
 // Client fetches from other nodes.
@@ -108,6 +109,7 @@ type Client struct {
 	bans    *bans
 	readers atomic.Int32 // pages that somebody waits for
 	scratch sync.Pool    // of *[]byte
+	buffers sync.Pool    // of *[]byte, for large frames
 	tags    atomic.Int64 // connections that were protected
 }
 
@@ -120,6 +122,26 @@ func NewClient(h host.Host, server *Server, log *slog.Logger) (*Client, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// buffer returns n bytes to read a frame into.
+func (c *Client) buffer(n int) []byte {
+	if n >= bufferSize {
+		if b, ok := c.buffers.Get().(*[]byte); ok && cap(*b) >= n {
+			return (*b)[:n]
+		}
+	}
+	return make([]byte, n)
+}
+
+// bufferSize is from how many bytes on buffers are used again.
+const bufferSize = 64 << 10
+
+// done says that b, of buffer, is not needed any more.
+func (c *Client) done(b []byte) {
+	if cap(b) >= bufferSize {
+		c.buffers.Put(&b)
+	}
 }
 
 // Fetch brings the DAG below req.Root into req.Store and returns when all of it

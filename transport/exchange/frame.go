@@ -89,6 +89,11 @@ func appendFrame(dst []byte, t frameType, parts ...[]byte) []byte {
 // readFrame reads one frame whose body has at most limit bytes, into a buffer of its
 // own. It returns io.EOF only between frames.
 func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
+	return readFrameInto(r, limit, func(n int) []byte { return make([]byte, n) })
+}
+
+// readFrameInto is readFrame into what buffer returns for a number of bytes.
+func readFrameInto(r *bufio.Reader, limit int, buffer func(n int) []byte) (frameType, []byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {
 		return 0, nil, err
@@ -100,7 +105,7 @@ func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
 	if err != nil {
 		return 0, nil, unexpected(err)
 	}
-	body := make([]byte, n-1)
+	body := buffer(int(n) - 1)
 	if _, err := io.ReadFull(r, body); err != nil {
 		return 0, nil, unexpected(err)
 	}
@@ -436,7 +441,15 @@ func parseIndex(b []byte) (answer, error) {
 }
 
 func appendData(dst []byte, first int, b body) []byte {
-	return appendFrame(dst, frameData, binary.AppendUvarint(nil, uint64(first)), b.head(), b.payload)
+	head := append(binary.AppendUvarint(nil, uint64(first)), b.head()...)
+	if b.front == nil || len(dst) > 0 {
+		return appendFrame(dst, frameData, head, b.payload)
+	}
+	whole := binary.AppendUvarint(nil, uint64(1+len(head)+len(b.payload)))
+	whole = append(append(whole, byte(frameData)), head...)
+	frame := b.front[headRoom-len(whole):]
+	copy(frame, whole)
+	return frame
 }
 
 func parseData(b []byte) (answer, error) {

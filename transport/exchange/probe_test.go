@@ -80,7 +80,7 @@ func (a *answers) body(blocks ...blockstore.Block) body {
 	var pieces []piece
 	for _, b := range blocks {
 		if b.CID().Defined() {
-			pieces = append(pieces, piece{kindBlock, b.Data()})
+			pieces = append(pieces, piece{kind: kindBlock, bytes: b.Data()})
 		} else {
 			pieces = append(pieces, piece{kind: kindMissing})
 		}
@@ -425,7 +425,7 @@ func TestSurveyUnannounced(t *testing.T) {
 	naming := liar(t, func(typ frameType, req []byte) []byte {
 		frame := a.honest(typ, req)
 		if typ == frameOpen {
-			frame = appendPeers(frame, []peer.AddrInfo{hidden.info(), absent.info()})
+			frame = appendPeers(frame, 1, []peer.AddrInfo{hidden.info(), absent.info()})
 		}
 		return frame
 	})

@@ -13,7 +13,7 @@ func (s *session) read(opened time.Time) error {
 	f := s.fetch
 	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.received, &s.received}}, 64<<10)
 	for first := true; ; first = false {
-		t, body, err := readFrame(r, maxAnswer)
+		t, body, err := readFrameInto(r, maxAnswer, f.client.buffer)
 		if err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (s *session) take(t frameType, body []byte) error {
 		if err != nil {
 			return err
 		}
-		return s.arrived(a)
+		return s.arrived(a, body)
 	case frameMiss:
 		spans, err := parseSpanFrame(body)
 		if err != nil {
@@ -198,12 +198,12 @@ func (s *session) setHanding(on bool) {
 }
 
 // arrived takes what a answers off what is owed, adapts the window, and hands a on.
-func (s *session) arrived(a answer) error {
+func (s *session) arrived(a answer, frame []byte) error {
 	f := s.fetch
 	f.mu.Lock()
 	s.came++
 	t := a.span()
-	arrival := arrival{session: s, answer: a}
+	arrival := arrival{session: s, answer: a, frame: frame}
 	if !s.expected(t) {
 		if s.eager < len(a.body.payload) {
 			f.mu.Unlock()

@@ -73,6 +73,7 @@ func (w *worker) take(a arrival) error {
 		f.mu.Unlock()
 		return nil
 	}
+	defer func() { f.client.done(a.frame) }()
 	scratch := f.client.scratch.Get().(*[]byte)
 	defer f.client.scratch.Put(scratch)
 	if cap(*scratch) < a.answer.body.raw && a.answer.body.encoding == encodingZstd {
@@ -103,6 +104,7 @@ func (w *worker) take(a arrival) error {
 	w.held = append(w.held, a.answer.span())
 	if solid && a.answer.body.encoding == encodingZstd && f.shared {
 		// As it came it can be passed on.
+		a.frame = nil
 		f.client.server.frames.add(frameKey{root: f.request.Root, span: a.answer.span()}, a.answer.body)
 	}
 	return nil
