@@ -265,8 +265,11 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 		err = f.err // the first one
 	}
 	f.mu.Unlock()
-	if f.shared {
+	switch {
+	case f.shared:
 		f.swarm.end(err == nil)
+	case err == nil:
+		f.swarm.forget() // it has more than it knows
 	}
 	if err == nil {
 		err = f.request.Store.Sync()

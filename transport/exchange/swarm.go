@@ -34,6 +34,7 @@ type swarm struct {
 	held    leafSet
 	all     bool
 	known   bool          // held and all are true
+	looked  time.Time     // when that was found out, unless by a Fetch
 	changed chan struct{} // closed and replaced when held or members change
 	// members are the peers that fetch from here or are fetched from.
 	members map[peer.ID]int
@@ -56,6 +57,9 @@ const (
 	idleSwarms = 32 << 20
 	idleTime   = 10 * time.Minute
 	maxOrders  = 4 // of a swarm: the bases that its peers name
+	// lookAgain is after how long it is found out again, when a peer comes, which leaves of
+	// a DAG are held that was not held whole.
+	lookAgain = 5 * time.Second
 )
 
 func newSwarms() *swarms { return &swarms{all: make(map[cid.Cid]*swarm)} }
@@ -232,6 +236,10 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 		w.mu.Lock()
 	}
 	o := w.orders[base]
+	// Without a Fetch leaves can come unseen: by an import, or for a reader.
+	if w.known && !w.all && w.fetch == nil && time.Since(w.looked) > lookAgain {
+		w.known = false
+	}
 	known := w.known
 	w.mu.Unlock()
 	if o != nil && known {
@@ -258,7 +266,7 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.known && w.fetch == nil {
-		w.known, w.held, w.all = true, held, held.n == o.leaves.len()
+		w.known, w.held, w.all, w.looked = true, held, held.n == o.leaves.len(), time.Now()
 	}
 	for b := range w.orders {
 		if len(w.orders) < maxOrders {
