@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -286,6 +287,41 @@ func TestProviderKilled(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	var got struct{ Received int64 }
 	m.run(&got, "get", root, "-o", out)
+	wantSameTree(t, readTree(t, out), readTree(t, dir))
+}
+
+// TestMirrorKilled kills a mirror in the middle of a transfer. What it had stored by then
+// does not come again.
+func TestMirrorKilled(t *testing.T) {
+	dir := t.TempDir()
+	r := rand.NewChaCha8([32]byte{2})
+	const files, size = 16, 16 << 20
+	for i := range files {
+		data := make([]byte, size)
+		r.Read(data)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := newMachine(t, "seed").start(nil, dir)
+	root := seed.status("the site is there", func(s api.Status) bool { return len(s.Sites) == 1 }).Sites[0].Root
+	m := newMachine(t, "mirror").start(seed)
+	m.run(new(api.FollowResult), "follow", root)
+	s := m.status("the transfer is under way", func(s api.Status) bool {
+		if s.Sites[0].State == api.StateWhole {
+			t.Fatal("the transfer ended before the mirror could be killed")
+		}
+		return s.Store.Bytes > 32<<20
+	})
+	m.stop(syscall.SIGKILL)
+	m.start(seed)
+	var followed api.FollowResult
+	m.run(&followed, "follow", root, "--wait")
+	if missing := files*size - s.Store.Bytes; followed.Received > missing+missing/100 {
+		t.Errorf("%d bytes were received, though at most %d were missing", followed.Received, missing)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	m.run(new(api.FetchResult), "get", root, "-o", out)
 	wantSameTree(t, readTree(t, out), readTree(t, dir))
 }
 
