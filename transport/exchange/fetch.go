@@ -181,6 +181,7 @@ type Fetch struct {
 	early    []peer.AddrInfo    // candidates from before
 	end      chan struct{}      // closed when finished or failed
 	needed   chan struct{}      // closed when something has to come from peers
+	numbered chan struct{}      // closed when no further nodes are looked at
 	received atomic.Int64
 
 	mu         sync.Mutex
@@ -218,6 +219,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		met:       make(chan peer.AddrInfo, maxPeers),
 		end:       make(chan struct{}),
 		needed:    make(chan struct{}),
+		numbered:  make(chan struct{}),
 		sessions:  make(map[*session]struct{}),
 		asked:     make(map[peer.ID]struct{}),
 		providers: make(map[peer.ID]struct{}),

@@ -121,6 +121,7 @@ type nodes struct {
 // number goes through the DAG and numbers its blocks. Nodes that the store lacks come
 // from peers, and leaves that it lacks become tasks.
 func (f *Fetch) number() error {
+	defer close(f.numbered)
 	ctx := context.Background()
 	store := f.request.Store
 	w := store.NewWriter()

@@ -183,8 +183,14 @@ func (s *session) indexed(a answer) error {
 func (s *session) hand(to chan<- arrival, a arrival) error {
 	s.setHanding(true)
 	defer s.setHanding(false)
+	var done <-chan struct{}
+	if to == s.fetch.indexes {
+		done = s.fetch.numbered
+	}
 	select {
 	case to <- a:
+		return nil
+	case <-done:
 		return nil
 	case <-s.fetch.end:
 		return errFinished
