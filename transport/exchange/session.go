@@ -30,6 +30,11 @@ const (
 	basedRatio = 0.03
 	// maxLies is how many MISS a peer may send for leaves that it said it holds.
 	maxLies = 8
+	// newsBurst is how many HAVE and PEERS a peer may send, and newsRate how many more in
+	// each second: each may take as long as thousands of other frames, and a provider that
+	// has news sends one of each four times a second.
+	newsBurst = 100
+	newsRate  = 12
 )
 
 var (
@@ -90,6 +95,8 @@ type session struct {
 
 	askedLast time.Time
 	handing   bool         // the workers keep it from reading
+	begun     time.Time    // not guarded
+	news      int          // HAVE and PEERS that came; the reader's
 	received  atomic.Int64 // bytes read; not guarded
 	seen      int64        // of them at the last check
 	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
@@ -115,7 +122,7 @@ func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
 		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio,
-		lastByte: now, dropStart: now, later: make(map[*task]time.Time),
+		begun: now, lastByte: now, dropStart: now, later: make(map[*task]time.Time),
 	}
 }
 

@@ -49,6 +49,9 @@ func (s *session) take(t frameType, body []byte) error {
 		}
 		return s.indexed(a)
 	case frameHave:
+		if err := s.told(); err != nil {
+			return err
+		}
 		all, spans, err := parseHave(body)
 		if err != nil {
 			return err
@@ -67,6 +70,9 @@ func (s *session) take(t frameType, body []byte) error {
 		}
 		return s.missed(spans)
 	case framePeers:
+		if err := s.told(); err != nil {
+			return err
+		}
 		others, peers, err := parsePeers(body)
 		if err != nil {
 			return err
@@ -94,6 +100,14 @@ func (s *session) take(t frameType, body []byte) error {
 		return &busyError{pause}
 	default:
 		return violation("unexpected frame of type %d", t)
+	}
+	return nil
+}
+
+// told counts news.
+func (s *session) told() error {
+	if s.news++; s.news > newsBurst+int(newsRate*time.Since(s.begun).Seconds()) {
+		return violation("%d HAVE and PEERS", s.news)
 	}
 	return nil
 }
