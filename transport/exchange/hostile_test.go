@@ -1,0 +1,607 @@
+package exchange
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/klauspost/compress/zstd"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"pollux/blockstore"
+	"pollux/transport/delta"
+)
+
+// limit ends a test whose fetch must end because an honest provider is there. What it
+// would do otherwise is hang.
+func limit(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// An actor is a provider that follows a script: it reads frames and answers each as it is
+// told. What the script does not mention it answers as an honest provider does.
+type actor struct {
+	host.Host
+	script
+	store *blockstore.Store
+	order *order
+	enc   *encoder
+
+	acted   chan struct{} // closed when a scripted answer was sent, or withheld
+	act     sync.Once
+	streams atomic.Int32
+	sent    atomic.Int64 // bytes
+}
+
+// A script says what an actor answers to a frame, instead of what it should; nil is
+// nothing at all. With gone the stream is closed after it, and with deaf nothing is read
+// or sent any more.
+type script struct {
+	name   string
+	hello  func(a *actor) []byte
+	open   func(a *actor, o open) []byte
+	list   func(a *actor, l list) []byte
+	want   func(a *actor, spans []span) []byte
+	get    func(a *actor, cids []cid.Cid) []byte
+	after  func(a *actor) []byte // sent after each answer, the scripted ones included
+	gone   bool
+	deaf   bool
+	banned bool // whoever fetches can tell who is to blame
+	based  bool // what it does takes a base
+}
+
+func newActor(t testing.TB, s script, root, base cid.Cid, blocks ...blockstore.Block) *actor {
+	t.Helper()
+	a := &actor{Host: newHost(t), script: s, store: newStore(t), acted: make(chan struct{})}
+	if err := a.store.Put(blocks...); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if a.order, err = buildOrder(t.Context(), a.store, root, base); err != nil {
+		t.Fatal(err)
+	}
+	if a.enc, err = newEncoder(); err != nil {
+		t.Fatal(err)
+	}
+	a.SetStreamHandler(Protocol, a.play)
+	return a
+}
+
+func (a *actor) info() peer.AddrInfo { return peer.AddrInfo{ID: a.ID(), Addrs: a.Addrs()} }
+
+func (a *actor) play(st network.Stream) {
+	a.streams.Add(1)
+	defer st.Reset()
+	send := func(b []byte) bool {
+		n, err := st.Write(b)
+		a.sent.Add(int64(n))
+		return err == nil
+	}
+	// scripted sends an answer of the script, and says whether to go on.
+	scripted := func(b []byte) bool {
+		ok := send(b)
+		a.act.Do(func() { close(a.acted) })
+		if a.gone {
+			st.Close()
+			return false
+		}
+		for a.deaf && !st.Conn().IsClosed() {
+			if _, err := st.Write(nil); err != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return ok && !a.deaf
+	}
+	if a.hello != nil {
+		if !scripted(a.hello(a)) {
+			return
+		}
+	} else if !send(appendFrame(nil, frameHello)) {
+		return
+	}
+	r := bufio.NewReader(st)
+	for {
+		t, body, err := readFrame(r, maxRequest)
+		if err != nil {
+			return
+		}
+		ok := true
+		switch t {
+		case frameOpen:
+			o, _ := parseOpen(body)
+			if a.open != nil {
+				ok = scripted(a.open(a, o))
+			} else {
+				ok = send(a.opens(o))
+			}
+		case frameList:
+			l, _ := parseList(body)
+			if a.list != nil {
+				ok = scripted(a.list(a, l))
+			} else {
+				ok = send(a.nodes(l))
+			}
+		case frameWant:
+			spans, _ := parseSpanFrame(body)
+			if a.want != nil {
+				ok = scripted(a.want(a, spans))
+			} else {
+				ok = send(a.leaves(spans))
+			}
+		case frameGet:
+			cids, _ := parseGet(body)
+			if a.get != nil {
+				ok = scripted(a.get(a, cids))
+			} else {
+				ok = send(a.blocks(cids))
+			}
+		}
+		if ok && a.after != nil {
+			ok = scripted(a.after(a))
+		}
+		if !ok {
+			return
+		}
+	}
+}
+
+// opens says that everything is held, the base too.
+func (a *actor) opens(o open) []byte {
+	status := byte(statusOpen)
+	if o.base.Defined() && o.base.Equals(a.order.base) {
+		status = statusBased
+	}
+	return appendHave(appendOpened(nil, opened{status: status}), true, nil)
+}
+
+// listed returns the nodes that l asks for.
+func (a *actor) listed(l list) (pieces []piece, full, last bool) {
+	full = l.full || !a.order.based()
+	end := a.order.nodeCount(full)
+	if l.count > 0 {
+		end = min(end, l.from+l.count)
+	}
+	for i := min(l.from, end); i < end; i++ {
+		c, _ := a.order.node(i, full)
+		pieces = append(pieces, a.block(c))
+	}
+	return pieces, full, end == a.order.nodeCount(full)
+}
+
+func (a *actor) block(c cid.Cid) piece {
+	b, err := a.store.Get(context.Background(), c)
+	if err != nil {
+		return piece{kind: kindMissing}
+	}
+	return piece{kindBlock, b.Data()}
+}
+
+func (a *actor) nodes(l list) []byte {
+	pieces, full, last := a.listed(l)
+	return appendIndex(nil, l.from, full, last, a.enc.body(pieces, levelFast))
+}
+
+// each makes frames of the leaves that are asked for, a few in each.
+func (a *actor) each(spans []span, do func(s span) []byte) (frames []byte) {
+	for _, s := range spans {
+		for s.n > 0 {
+			n := min(s.n, 30)
+			frames = append(frames, do(span{s.first, n})...)
+			s = span{s.first + n, s.n - n}
+		}
+	}
+	return frames
+}
+
+func (a *actor) pieces(s span) (pieces []piece) {
+	for i := s.first; i < s.end(); i++ {
+		pieces = append(pieces, a.block(a.order.leaves.at(i)))
+	}
+	return pieces
+}
+
+func (a *actor) leaves(spans []span) []byte {
+	return a.each(spans, func(s span) []byte {
+		return appendData(nil, s.first, a.enc.body(a.pieces(s), levelFast))
+	})
+}
+
+func (a *actor) blocks(cids []cid.Cid) []byte {
+	var pieces []piece
+	for _, c := range cids {
+		pieces = append(pieces, a.block(c))
+	}
+	return appendBlocks(nil, a.enc.body(pieces, levelFast))
+}
+
+// wrong returns p with a byte of the block changed.
+func wrong(p piece) piece {
+	data := bytes.Clone(p.bytes)
+	if len(data) == 0 {
+		return piece{kindBlock, []byte{0}}
+	}
+	data[len(data)/2] ^= 1
+	return piece{p.kind, data}
+}
+
+// wrongData answers WANT with frames whose second last piece, if there are two, is made
+// by do.
+func wrongData(do func(a *actor, leaf int, p piece) piece) func(*actor, []span) []byte {
+	return func(a *actor, spans []span) []byte {
+		return a.each(spans, func(s span) []byte {
+			pieces := a.pieces(s)
+			i := max(len(pieces)-2, 0)
+			pieces[i] = do(a, s.first+i, pieces[i])
+			return appendData(nil, s.first, a.enc.body(pieces, levelFast))
+		})
+	}
+}
+
+// raw makes a frame of DATA whose body says of itself what it likes.
+func rawData(first, count uint64, encoding byte, raw uint64, payload []byte) []byte {
+	body := binary.AppendUvarint(nil, first)
+	body = binary.AppendUvarint(body, count)
+	body = append(body, encoding)
+	body = binary.AppendUvarint(body, raw)
+	return appendFrame(nil, frameData, body, payload)
+}
+
+// bomb is a zstd frame of n zeros that does not say how many, if streamed, or does.
+func bomb(n int, streamed bool) []byte {
+	var b bytes.Buffer
+	w, _ := zstd.NewWriter(&b, zstd.WithWindowSize(1<<20), zstd.WithEncoderConcurrency(1))
+	if !streamed {
+		return w.EncodeAll(make([]byte, n), nil)
+	}
+	zeros := make([]byte, 1<<20)
+	for ; n > 0; n -= len(zeros) {
+		w.Write(zeros[:min(n, len(zeros))])
+		w.Flush()
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+func answers(frames ...[]byte) []byte { return slices.Concat(frames...) }
+
+// uvarints is a run of them.
+func uvarints(v ...uint64) (b []byte) {
+	for _, n := range v {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+// scripts are the hostile providers. None of them keeps a fetch waiting for longer than
+// it takes to notice that nothing comes.
+func scripts() []script {
+	everywhere := []span{{0, maxLeaves}}
+	silent := func(*actor, []span) []byte { return nil }
+	bombs := map[string][]byte{
+		"with its length":    bomb(64<<20, false),
+		"without its length": bomb(64<<20, true),
+		"of many frames":     bytes.Repeat(bomb(2<<20, true), 64),
+		"just too long":      bomb(maxRaw+1, true),
+	}
+	all := []script{
+		{name: "wrong leaf", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })},
+		{name: "leaf cut short", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
+			return piece{kindBlock, p.bytes[:len(p.bytes)-1]}
+		})},
+		{name: "leaf of zeros", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
+			return piece{kindBlock, make([]byte, len(p.bytes))}
+		})},
+		{name: "leaves in another order", banned: true, want: func(a *actor, spans []span) []byte {
+			return a.each(spans, func(s span) []byte {
+				pieces := a.pieces(s)
+				slices.Reverse(pieces)
+				return appendData(nil, s.first, a.enc.body(pieces, levelFast))
+			})
+		}},
+		{name: "wrong node", banned: true, list: func(a *actor, l list) []byte {
+			pieces, full, last := a.listed(l)
+			if n := len(pieces); n > 0 {
+				pieces[n-1] = wrong(pieces[n-1])
+			}
+			return appendIndex(nil, l.from, full, last, a.enc.body(pieces, levelFast))
+		}},
+		{name: "a delta without a base", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
+			return piece{kindDelta, []byte{0, 1}}
+		})},
+		{name: "no block where one is to be", banned: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kind: kindMissing}
+		})},
+		{name: "stored, and no zstd", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
+			return piece{kindStored, p.bytes}
+		})},
+		{name: "stored, and another block", banned: true, want: wrongData(func(a *actor, _ int, p piece) piece {
+			return piece{kindStored, a.enc.zstd[levelFast].EncodeAll([]byte("another"), nil)}
+		})},
+		{name: "body that is no zstd", banned: true, want: func(a *actor, spans []span) []byte {
+			return rawData(uint64(spans[0].first), 1, encodingZstd, 1000, []byte("no zstd"))
+		}},
+		{name: "body longer than announced", banned: true, want: func(a *actor, spans []span) []byte {
+			return rawData(uint64(spans[0].first), 1, encodingZstd, 1000, bomb(1001, false))
+		}},
+		{name: "body shorter than announced", banned: true, want: func(a *actor, spans []span) []byte {
+			return rawData(uint64(spans[0].first), 1, encodingZstd, 1000, bomb(999, false))
+		}},
+		{name: "heads for more than there is", banned: true, want: func(a *actor, spans []span) []byte {
+			payload := append(uvarints(blockstore.MaxBlockSize<<2), "little"...)
+			return rawData(uint64(spans[0].first), 1, encodingPlain, uint64(len(payload)), payload)
+		}},
+		{name: "heads of 2^64-1", banned: true, want: func(a *actor, spans []span) []byte {
+			payload := append(uvarints(math.MaxUint64), "little"...)
+			return rawData(uint64(spans[0].first), 1, encodingPlain, uint64(len(payload)), payload)
+		}},
+
+		{name: "frame of 2^63 bytes", want: func(*actor, []span) []byte { return uvarints(1 << 63) }},
+		{name: "frame of 2^64-1 bytes", list: func(*actor, list) []byte { return uvarints(math.MaxUint64) }},
+		{name: "frame without a type", list: func(*actor, list) []byte { return uvarints(0) }},
+		{name: "number without an end", open: func(*actor, open) []byte { return bytes.Repeat([]byte{0xff}, 20) }},
+		{name: "leaf 2^63", want: func(*actor, []span) []byte { return rawData(1<<63, 1, 0, 2, []byte{4, 0}) }},
+		{name: "2^63 leaves", want: func(*actor, []span) []byte { return rawData(0, 1<<63, 0, 2, []byte{4, 0}) }},
+		{name: "leaf of 2^63 bytes", want: func(*actor, []span) []byte { return rawData(0, 1, 1, 1<<63, []byte{4, 0}) }},
+		{name: "node 2^63", list: func(*actor, list) []byte {
+			return appendFrame(nil, frameIndex, uvarints(1<<63), []byte{flagFull})
+		}},
+		{name: "spans of 2^63", open: func(a *actor, o open) []byte {
+			return appendFrame(a.opens(o), frameHave, []byte{0}, uvarints(1, 1<<63, 1<<63))
+		}},
+		{name: "2^63 spans", open: func(a *actor, o open) []byte {
+			return appendFrame(a.opens(o), frameHave, []byte{0}, uvarints(1<<63))
+		}},
+		{name: "unknown type", open: func(*actor, open) []byte { return appendFrame(nil, 99, []byte("?")) }},
+		{name: "a fetcher's frame", open: func(a *actor, o open) []byte { return appendOpen(nil, o) }},
+		{name: "no HELLO", hello: func(*actor) []byte { return appendOpened(nil, opened{status: 1}) }},
+		{name: "long HELLO", hello: func(*actor) []byte { return appendFrame(nil, frameHello, make([]byte, maxHello+1)) }},
+		{name: "HELLO twice", hello: func(*actor) []byte {
+			return answers(appendFrame(nil, frameHello), appendFrame(nil, frameHello))
+		}},
+		{name: "web server", hello: func(*actor) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n") }},
+
+		{name: "leaves that nobody asked for", open: func(a *actor, o open) []byte {
+			n := a.order.leaves.len()
+			return append(a.opens(o), appendData(nil, n, a.enc.body(make([]piece, 100), levelFast))...)
+		}},
+		{name: "leaves twice", want: func(a *actor, spans []span) []byte {
+			return answers(a.leaves(spans), a.leaves(spans))
+		}},
+		{name: "nodes that nobody asked for", want: func(a *actor, _ []span) []byte { return a.nodes(list{}) }},
+		{name: "nodes without end", list: func(a *actor, l list) (frames []byte) {
+			pieces, _, _ := a.listed(list{})
+			for i := range 1000 {
+				frames = append(frames, appendIndex(nil, len(pieces)*i, true, false, a.enc.body(pieces, levelFast))...)
+			}
+			return frames
+		}},
+		{name: "nodes one by one, and without end", list: func(a *actor, l list) (frames []byte) {
+			pieces, _, _ := a.listed(list{})
+			for i := range 1000 {
+				b := a.enc.body(pieces[min(i, len(pieces)-1):][:1], levelFast)
+				frames = append(frames, appendIndex(nil, i, true, false, b)...)
+			}
+			return frames
+		}},
+		{name: "LATER", want: func(a *actor, spans []span) []byte { return appendSpanFrame(nil, frameLater, spans) }},
+		{name: "LATER that nobody asked for", open: func(a *actor, o open) []byte {
+			return append(a.opens(o), appendSpanFrame(nil, frameLater, everywhere)...)
+		}},
+		{name: "LATER of everything", want: func(a *actor, _ []span) []byte {
+			return appendSpanFrame(nil, frameLater, everywhere)
+		}},
+		{name: "nodes once more", list: func(a *actor, l list) []byte {
+			return bytes.Repeat(a.nodes(l), 10)
+		}},
+		{name: "INDEX of nothing, over and over", list: func(a *actor, l list) []byte {
+			return bytes.Repeat(appendIndex(nil, l.from, true, true, a.enc.body(nil, levelFast)), 1000)
+		}},
+		{name: "MISS that nobody asked for", open: func(a *actor, o open) []byte {
+			return append(a.opens(o), appendSpanFrame(nil, frameMiss, everywhere)...)
+		}},
+		{name: "MISS of everything", want: func(a *actor, _ []span) []byte {
+			return appendSpanFrame(nil, frameMiss, everywhere)
+		}},
+		{name: "MISS", want: func(a *actor, spans []span) []byte { return appendSpanFrame(nil, frameMiss, spans) }},
+		{name: "MISS for each", want: func(a *actor, spans []span) (frames []byte) {
+			for _, s := range spans {
+				for i := s.first; i < s.end(); i++ {
+					frames = append(frames, appendSpanFrame(nil, frameMiss, []span{{i, 1}})...)
+				}
+			}
+			return frames
+		}},
+		{name: "OPENED twice", open: func(a *actor, o open) []byte { return answers(a.opens(o), a.opens(o)) }},
+		{name: "OPENED 3", open: func(*actor, open) []byte { return appendOpened(nil, opened{status: 3}) }},
+		{name: "OPENED 0", open: func(*actor, open) []byte { return appendOpened(nil, opened{}) }},
+		{name: "OPENED of a base that was not named", open: func(a *actor, o open) []byte {
+			return appendHave(appendOpened(nil, opened{status: statusBased}), true, nil)
+		}, list: func(a *actor, l list) []byte {
+			return appendIndex(nil, l.from, false, true, a.enc.body([]piece{{kindDelta, []byte{0, 1}}}, levelFast))
+		}, banned: true},
+		{name: "HAVE over and over", after: func(*actor) []byte {
+			return bytes.Repeat(appendHave(nil, true, everywhere), 10_000)
+		}},
+		{name: "HAVE of every second leaf", open: func(a *actor, o open) (frames []byte) {
+			frames = appendOpened(nil, opened{status: 1})
+			for from := 0; from < 1<<16; from += 2 * maxSpans {
+				spans := make([]span, maxSpans)
+				for i := range spans {
+					spans[i] = span{from + 2*i, 1}
+				}
+				frames = appendHave(frames, false, spans)
+			}
+			return frames
+		}},
+		{name: "HAVE of nothing", open: func(a *actor, o open) []byte {
+			return appendHave(appendOpened(nil, opened{status: 1}), false, nil)
+		}},
+		{name: "BLOCKS", open: func(a *actor, o open) []byte {
+			return append(a.opens(o), a.blocks([]cid.Cid{o.root})...)
+		}},
+
+		{name: "a byte now and then, of nodes", deaf: true, list: func(a *actor, l list) []byte { return a.nodes(l)[:1] }},
+		{name: "a byte now and then, of leaves", deaf: true, want: func(a *actor, s []span) []byte { return a.leaves(s)[:1] }},
+		{name: "half of the leaves", deaf: true, want: func(a *actor, s []span) []byte {
+			all := a.leaves(s)
+			return all[:len(all)/2]
+		}},
+		{name: "no answer to anything", deaf: true, hello: func(*actor) []byte { return nil }},
+		{name: "no answer to OPEN", deaf: true, open: func(*actor, open) []byte { return nil }},
+		{name: "no answer to LIST", list: func(*actor, list) []byte { return nil }},
+		{name: "no answer to WANT", want: silent},
+		{name: "gone at once", gone: true, hello: func(*actor) []byte { return nil }},
+		{name: "gone after OPEN", gone: true, open: func(*actor, open) []byte { return nil }},
+		{name: "gone after LIST", gone: true, list: func(*actor, list) []byte { return nil }},
+		{name: "gone after WANT", gone: true, want: silent},
+		{name: "gone in a frame", gone: true, want: func(a *actor, s []span) []byte { return a.leaves(s)[:1000] }},
+		{name: "lies and is gone", gone: true, banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })},
+
+		{name: "BUSY for an hour", open: func(*actor, open) []byte { return appendBusy(nil, maxPause) }},
+		{name: "BUSY for longer", open: func(*actor, open) []byte { return appendBusy(nil, maxPause+time.Millisecond) }},
+		{name: "BUSY for no time", open: func(*actor, open) []byte { return appendBusy(nil, 0) }},
+		{name: "BUSY in the middle", want: func(*actor, []span) []byte { return appendBusy(nil, maxPause) }},
+
+		{name: "PEERS of junk", after: func(*actor) []byte { return appendFrame(nil, framePeers, []byte("junk")) }},
+		{name: "PEERS of itself and the fetcher", after: func(a *actor) []byte {
+			infos := []peer.AddrInfo{a.info()}
+			for _, p := range a.Network().Peers() {
+				infos = append(infos, peer.AddrInfo{ID: p, Addrs: a.Addrs()})
+			}
+			return appendPeers(nil, len(infos), infos)
+		}},
+		{name: "PEERS that are not there", after: func(a *actor) (frames []byte) {
+			for range 600 {
+				infos := make([]peer.AddrInfo, maxPeers)
+				for i := range infos {
+					infos[i].ID, _ = test.RandPeerID()
+					infos[i].Addrs = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}
+				}
+				frames = append(frames, appendPeers(nil, len(infos), infos)...)
+			}
+			return frames
+		}},
+
+		{name: "a delta that is cut short", banned: true, based: true, want: wrongData(func(a *actor, leaf int, p piece) piece {
+			d := a.delta(leaf, p)
+			return piece{kindDelta, d.bytes[:len(d.bytes)-1]}
+		})},
+		{name: "a delta that reaches outside its base", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kindDelta, uvarints(2, 2*5_000_000, 2*100)}
+		})},
+		{name: "a delta of a run of 2^63", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kindDelta, uvarints(0, 1<<63)}
+		})},
+		{name: "a delta that gives too much", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kindDelta, bytes.Repeat(uvarints(2, 0, 1), 1000)}
+		})},
+		{name: "a delta that gives another block", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kindDelta, []byte{0, 1}} // the base itself
+		})},
+		{name: "a delta that gives another node", banned: true, based: true, list: func(a *actor, l list) []byte {
+			pieces, full, last := a.listed(l)
+			for i := range pieces {
+				pieces[i] = piece{kindDelta, []byte{0, 1}} // the base itself
+			}
+			return appendIndex(nil, l.from, full, last, a.enc.body(pieces, levelFast))
+		}},
+	}
+	for name, b := range bombs {
+		all = append(all, script{name: "zstd without end in the body, " + name, banned: true, want: func(a *actor, spans []span) []byte {
+			return rawData(uint64(spans[0].first), 1, encodingZstd, maxRaw, b)
+		}}, script{name: "zstd without end in a piece, " + name, banned: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kindStored, b}
+		})}, script{name: "zstd without end in the index, " + name, banned: true, list: func(a *actor, l list) []byte {
+			return appendFrame(nil, frameIndex, uvarints(uint64(l.from)), []byte{flagFull}, uvarints(1), []byte{encodingZstd}, uvarints(maxRaw), b)
+		}})
+	}
+	return all
+}
+
+// delta returns what makes p of the base of a leaf.
+func (a *actor) delta(leaf int, p piece) piece {
+	b, err := a.store.Get(context.Background(), a.order.leafBases.at(leaf))
+	if err != nil {
+		return p
+	}
+	return piece{kindDelta, new(delta.Encoder).Append(nil, b.Data(), p.bytes)}
+}
+
+// TestHostileProviders gives a fetch one hostile provider, and an honest one once that
+// one did what it does.
+func TestHostileProviders(t *testing.T) {
+	site := newTree(31, 3, 40)
+	v1, v2 := pages(3, 60, "May 12"), pages(3, 60, "October 7")
+	seed := newNode(t, site.blocks...)
+	seedBased := newNode(t, append(slices.Clone(v1), v2...)...)
+	for _, s := range scripts() {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			honest, mirror := seed, newNode(t)
+			req := Request{Store: mirror.store, Root: site.root()}
+			want := site.blocks
+			var base cid.Cid
+			if s.based {
+				honest, mirror = seedBased, newNode(t, v1...)
+				base = v1[0].CID()
+				req = Request{Store: mirror.store, Root: v2[0].CID(), Bases: []cid.Cid{base}}
+				want = append(slices.Clone(v1), v2...)
+			}
+			evil := newActor(t, s, req.Root, base, want...)
+			ctx := limit(t)
+			candidates := make(chan Candidate, 2)
+			candidates <- Candidate{evil.info(), true}
+			go func() {
+				select {
+				case <-evil.acted:
+				case <-ctx.Done():
+				}
+				candidates <- Candidate{honest.info(), true}
+			}()
+			res, err := mirror.client.Fetch(ctx, req, candidates)
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-evil.acted:
+			default:
+				t.Error("the provider was not asked")
+			}
+			mirror.checkHeld(t, want)
+			if res.Blocks != len(want)-len(v1)*b2i(s.based) {
+				t.Errorf("%d blocks", res.Blocks)
+			}
+			if got := mirror.client.bans.has(evil.ID()); got != s.banned {
+				t.Errorf("banned: %v, want %v", got, s.banned)
+			}
+			if mirror.client.bans.has(honest.ID()) {
+				t.Error("the honest provider is banned")
+			}
+		})
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+var _ = io.EOF
