@@ -380,6 +380,16 @@ func scripts() []script {
 			n := a.order.leaves.len()
 			return append(a.opens(o), appendData(nil, n, a.enc.body(make([]piece, 100), levelFast))...)
 		}},
+		{name: "leaves that there are not", list: func(a *actor, l list) []byte {
+			return append(a.nodes(l), appendData(nil, 0, a.enc.body(make([]piece, maxPieces), levelFast))...)
+		}},
+		{name: "leaves before nodes", deaf: true, open: func(a *actor, o open) []byte {
+			frames := a.opens(o)
+			for i := range 100 {
+				frames = append(frames, appendData(nil, maxLeaves-100+i, a.enc.body(make([]piece, 1), levelFast))...)
+			}
+			return frames
+		}},
 		{name: "leaves twice", want: func(a *actor, spans []span) []byte {
 			return answers(a.leaves(spans), a.leaves(spans))
 		}},

@@ -116,20 +116,31 @@ func (f *Fetch) leaves(a *arrival) ([]leaf, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := a.answer.span()
-	for f.order.leaves.len()-f.order.segment.n < s.end() {
-		if f.order.complete {
-			return nil, violation("leaf %d of %d", s.end()-1, f.order.leaves.len())
+	var err error
+	for err == nil && f.order.leaves.len()-f.order.segment.n < s.end() {
+		switch {
+		case f.order.complete:
+			err = violation("leaf %d of %d", s.end()-1, f.order.leaves.len())
+		case f.ended:
+			err = errFinished
+		case f.index.waiting && f.index.queued == 0:
+			// Whoever waits for the nodes of others keeps from them that takes what they
+			// send.
+			err = violation("leaf %d before the nodes that lead to it", s.end()-1)
+		default:
+			f.changed.Wait()
 		}
-		if f.ended {
-			return nil, errFinished
-		}
-		f.changed.Wait()
 	}
 	if a.chosen {
-		a.tasks = f.tasks(s)
+		f.chosen.removeSpan(s) // so that what follows is for others, if this is not it
+		done := span{0, f.order.leaves.len() - f.order.segment.n}
+		a.tasks = f.tasks(s.cut(done))
 		for _, t := range a.tasks {
 			t.working++
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	leaves := make([]leaf, s.n)
 	for i := range leaves {
