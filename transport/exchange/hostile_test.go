@@ -396,8 +396,9 @@ func scripts() []script {
 		{name: "nodes that nobody asked for", want: func(a *actor, _ []span) []byte { return a.nodes(list{}) }},
 		{name: "nodes without end", list: func(a *actor, l list) (frames []byte) {
 			pieces, _, _ := a.listed(list{})
+			b := a.enc.body(pieces, levelFast)
 			for i := range 1000 {
-				frames = append(frames, appendIndex(nil, len(pieces)*i, true, false, a.enc.body(pieces, levelFast))...)
+				frames = append(frames, appendIndex(nil, len(pieces)*i, true, false, b)...)
 			}
 			return frames
 		}},

@@ -41,6 +41,8 @@ const (
 	uploadIdle = 10 * time.Second
 	// busyPause is what those are asked to wait.
 	busyPause = 5 * time.Second
+	// hangUp is how long those have to close their side.
+	hangUp = 2 * time.Second
 )
 
 // Getter reads verified blocks.
@@ -161,6 +163,8 @@ func (s *Server) addrs(p peer.ID) []ma.Multiaddr {
 // stream is what serving needs of a network.Stream.
 type stream interface {
 	io.ReadWriter
+	CloseWrite() error
+	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 	Reset() error
 }

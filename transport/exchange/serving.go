@@ -231,7 +231,10 @@ func (c *serving) write(out <-chan []byte) error {
 		select {
 		case frame, ok = <-out:
 			if !ok {
-				return nil
+				if err := c.stream.SetReadDeadline(time.Now().Add(hangUp)); err != nil {
+					return err
+				}
+				return c.stream.CloseWrite()
 			}
 		case <-c.ctx.Done():
 			return nil
