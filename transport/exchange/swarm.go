@@ -17,7 +17,7 @@ import (
 type swarm struct {
 	root cid.Cid
 
-	making sync.Mutex // held while an order is made; taken before mu
+	making chan struct{} // holds a value while an order is made
 
 	mu sync.Mutex // guards the fields below
 	// refs counts fetches and served streams.
@@ -71,7 +71,7 @@ func (ss *swarms) enter(root cid.Cid) *swarm {
 	w := ss.all[root]
 	if w == nil {
 		w = &swarm{
-			root: root, changed: make(chan struct{}),
+			root: root, making: make(chan struct{}, 1), changed: make(chan struct{}),
 			underWay: make(map[int]int),
 			orders:   make(map[cid.Cid]*order), members: make(map[peer.ID]int),
 		}
@@ -222,8 +222,12 @@ func (w *swarm) others(p peer.ID, n int) (some []peer.ID, count int) {
 // order returns the complete order with the given base, making it if need be. It waits
 // for a Fetch that has still to complete its own. It fails if a node is not held.
 func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, error) {
-	w.making.Lock()
-	defer w.making.Unlock()
+	select {
+	case w.making <- struct{}{}:
+		defer func() { <-w.making }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	w.mu.Lock()
 	for w.fetch != nil && !w.done {
 		ready := w.ready
