@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sort"
 	"sync"
 	"time"
 
@@ -175,9 +176,8 @@ func (c *serving) request(t frameType, body []byte) error {
 		return err
 	case frameCancel:
 		spans, err := parseSpanFrame(body)
-		c.wants = without(c.wants, spans)
-		if err == nil && len(c.wants) > maxQueued {
-			err = violation("too many WANT")
+		if err == nil {
+			c.wants, err = without(c.wants, spans)
 		}
 		return err
 	case frameGet:
@@ -196,15 +196,13 @@ func (c *serving) request(t frameType, body []byte) error {
 }
 
 // without returns what is left of spans, which are in any order, without those of gone,
-// which are ascending.
-func without(spans, gone []span) []span {
+// which are ascending. It fails if that is too much: a few of each can make millions.
+func without(spans, gone []span) ([]span, error) {
 	var left []span
 	for _, s := range spans {
-		for _, g := range gone {
-			cut := s.cut(g)
-			if cut.n == 0 {
-				continue
-			}
+		i := sort.Search(len(gone), func(i int) bool { return gone[i].end() > s.first })
+		for ; i < len(gone) && gone[i].first < s.end(); i++ {
+			cut := s.cut(gone[i])
 			if cut.first > s.first {
 				left = append(left, span{s.first, cut.first - s.first})
 			}
@@ -213,8 +211,11 @@ func without(spans, gone []span) []span {
 		if s.n > 0 {
 			left = append(left, s)
 		}
+		if len(left) > maxQueued {
+			return nil, violation("too many WANT")
+		}
 	}
-	return left
+	return left, nil
 }
 
 // write sends frames, the first of which is HELLO, until there are no more.
