@@ -91,6 +91,9 @@ func (ss *swarms) leave(w *swarm) {
 	w.mu.Lock()
 	if w.refs--; w.refs == 0 {
 		w.used = now
+		if len(w.orders) == 0 {
+			delete(ss.all, w.root) // nothing is known of it, perhaps because there is nothing
+		}
 	}
 	w.mu.Unlock()
 	for {
