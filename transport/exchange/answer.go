@@ -22,7 +22,7 @@ func (c *serving) open(o open) ([]byte, error) {
 	if c.swarm == nil {
 		c.swarm = s.swarms.enter(o.root)
 	}
-	if !s.upload(c) {
+	if !s.upload(c.remote) {
 		return c.peers(appendBusy(nil, busyPause)), errHung
 	}
 	status := byte(statusOpen)
@@ -194,7 +194,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
-	if !c.server.upload(c) {
+	if !c.server.upload(c.remote) {
 		return c.peers(appendBusy(nil, busyPause)), errHung
 	}
 	if done := c.sentEager; done.n > 0 {

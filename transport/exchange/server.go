@@ -73,7 +73,7 @@ type Server struct {
 	mu        sync.Mutex // guards the fields below
 	serving   map[peer.ID]int
 	total     int
-	uploading map[*serving]time.Time // when they asked last
+	uploading map[peer.ID]time.Time // when they asked last
 }
 
 // NewServer returns a Server that reads from store and answers on h.
@@ -84,7 +84,7 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{
 		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(),
-		serving: make(map[peer.ID]int), uploading: make(map[*serving]time.Time),
+		serving: make(map[peer.ID]int), uploading: make(map[peer.ID]time.Time),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
 	h.SetStreamHandler(Protocol, s.handle)
@@ -127,15 +127,16 @@ func (s *Server) leave(p peer.ID) {
 	s.total--
 	if s.serving[p]--; s.serving[p] == 0 {
 		delete(s.serving, p)
+		delete(s.uploading, p)
 	}
 }
 
-// upload says whether c may send a DAG, and notes that it was asked to.
-func (s *Server) upload(c *serving) bool {
+// upload says whether p may be sent a DAG, and notes that it asked.
+func (s *Server) upload(p peer.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if _, ok := s.uploading[c]; !ok && len(s.uploading) >= uploads {
+	if _, ok := s.uploading[p]; !ok && len(s.uploading) >= uploads {
 		for other, asked := range s.uploading {
 			if now.Sub(asked) > uploadIdle {
 				delete(s.uploading, other) // until it asks again
@@ -145,7 +146,7 @@ func (s *Server) upload(c *serving) bool {
 			return false
 		}
 	}
-	s.uploading[c] = now
+	s.uploading[p] = now
 	return true
 }
 

@@ -80,12 +80,7 @@ type serving struct {
 func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1), refused: make(map[int]time.Time)}
-	defer func() {
-		s.mu.Lock()
-		delete(s.uploading, c)
-		s.mu.Unlock()
-		mem.ReleaseMemory(c.booked)
-	}()
+	defer func() { mem.ReleaseMemory(c.booked) }()
 	out := make(chan []byte, 1)
 	var tasks sync.WaitGroup
 	run := func(do func() error) {
