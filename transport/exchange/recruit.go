@@ -28,6 +28,7 @@ const (
 func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers *sync.WaitGroup) {
 	type state struct {
 		info    peer.AddrInfo
+		hearsay bool          // known from other peers only
 		delay   time.Duration // before the next try
 		waiting bool
 		active  bool
@@ -50,35 +51,50 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		known[p].waiting = true
 		waiting = append(waiting, p)
 	}
-	// forget makes room for a new candidate: the one that failed most often goes.
-	forget := func() {
+	// forget makes room for a new candidate: of those that only others named, or else of
+	// all, the one that failed most often goes. What others name makes room for nobody
+	// better.
+	forget := func(hearsay bool) bool {
 		var worst peer.ID
 		for p, s := range known {
-			if !s.active && (worst == "" || s.delay > known[worst].delay) {
+			if s.active || hearsay && !s.hearsay {
+				continue
+			}
+			if w := known[worst]; w == nil || s.hearsay && !w.hearsay || s.hearsay == w.hearsay && s.delay > w.delay {
 				worst = p
 			}
 		}
+		if worst == "" {
+			return false
+		}
 		delete(known, worst)
 		waiting = slices.DeleteFunc(waiting, func(p peer.ID) bool { return p == worst })
+		return true
 	}
-	meet := func(info peer.AddrInfo) {
-		book.AddAddrs(info.ID, info.Addrs, peerstore.TempAddrTTL)
-		if _, ok := known[info.ID]; ok || info.ID == f.client.host.ID() {
+	meet := func(info peer.AddrInfo, hearsay bool) {
+		if info.ID == f.client.host.ID() {
 			return
 		}
-		if len(known) >= maxCandidates {
-			forget()
+		if !hearsay { // or anybody could add to where anybody is looked for
+			book.AddAddrs(info.ID, info.Addrs, peerstore.TempAddrTTL)
 		}
-		known[info.ID] = &state{info: info, delay: firstRetry}
+		if s, ok := known[info.ID]; ok {
+			s.hearsay = s.hearsay && hearsay
+			return
+		}
+		if len(known) >= maxCandidates && !forget(hearsay) {
+			return
+		}
+		known[info.ID] = &state{info: info, hearsay: hearsay, delay: firstRetry}
 		wait(info.ID)
 		f.mu.Lock()
-		if len(f.candidates) < maxCandidates {
+		if !hearsay && len(f.candidates) < maxCandidates {
 			f.candidates = append(f.candidates, info)
 		}
 		f.mu.Unlock()
 	}
 	for _, info := range f.early {
-		meet(info)
+		meet(info, false)
 	}
 	latency := func(p peer.ID) time.Duration {
 		if d := book.LatencyEWMA(p); d > 0 {
@@ -100,9 +116,9 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 				f.providers[c.ID] = struct{}{}
 			}
 			f.mu.Unlock()
-			meet(c.AddrInfo)
+			meet(c.AddrInfo, false)
 		case info := <-f.met:
-			meet(info)
+			meet(info, true)
 		case o := <-ended:
 			active--
 			s := known[o.peer]
@@ -131,7 +147,9 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		if needed != nil {
 			continue // all may be held already: nobody is dialled in vain
 		}
-		slices.SortStableFunc(waiting, func(a, b peer.ID) int { return cmp.Compare(latency(a), latency(b)) })
+		slices.SortStableFunc(waiting, func(a, b peer.ID) int {
+			return cmp.Or(cmp.Compare(latency(a), latency(b)), compareBool(known[a].hearsay, known[b].hearsay))
+		})
 		for len(waiting) > 0 && active < maxActive {
 			s := known[waiting[0]]
 			waiting = waiting[1:]
@@ -153,6 +171,17 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		f.crowded = len(waiting) > 0
 		f.mu.Unlock()
 	}
+}
+
+// compareBool puts false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // try connects to a peer and works with it until either side is done. gave says

@@ -1,0 +1,96 @@
+package exchange
+
+import (
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"pollux/blockstore"
+)
+
+var nowhere = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}
+
+func strangers(t testing.TB, n int) []peer.AddrInfo {
+	t.Helper()
+	infos := make([]peer.AddrInfo, n)
+	for i := range infos {
+		id, err := test.RandPeerID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		infos[i] = peer.AddrInfo{ID: id, Addrs: nowhere}
+	}
+	return infos
+}
+
+// TestManyCandidates buries an honest provider among more peers that cannot be reached
+// than are remembered.
+func TestManyCandidates(t *testing.T) {
+	site := newTree(41, 2, 2)
+	seed, mirror := newNode(t, site.blocks...), newNode(t)
+	infos := append(strangers(t, maxCandidates+50), seed.info())
+	if _, err := mirror.fetch(limit(t), Request{Root: site.root()}, infos...); err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+}
+
+// TestHearsay has a provider name thousands of peers that are not there, the mirror
+// itself and its own seed among them, before the seed is found.
+func TestHearsay(t *testing.T) {
+	site := newTree(42, 2, 2)
+	seed, mirror := newNode(t, site.blocks...), newNode(t)
+	infos := strangers(t, 20*maxPeers)
+	infos[0], infos[1].ID = peer.AddrInfo{ID: seed.ID(), Addrs: nowhere}, mirror.ID()
+	liar := newActor(t, script{open: func(a *actor, _ open) (frames []byte) {
+		for i := 0; i < len(infos); i += maxPeers {
+			frames = append(frames, appendPeers(nil, len(infos), infos[i:i+maxPeers])...)
+		}
+		return frames
+	}}, site.root(), blockstore.Block{}.CID(), site.blocks...)
+	candidates := make(chan Candidate, 2)
+	candidates <- Candidate{liar.info(), true}
+	go func() {
+		<-liar.acted
+		candidates <- Candidate{seed.info(), true}
+	}()
+	if _, err := mirror.client.Fetch(limit(t), Request{Store: mirror.store, Root: site.root()}, candidates); err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+	for _, a := range mirror.Peerstore().Addrs(mirror.ID()) {
+		if a.Equal(nowhere[0]) {
+			t.Error("the mirror was told its own address, and believes it")
+		}
+	}
+}
+
+// TestCandidatesAreTaken feeds candidates to a fetch that needs none: whoever finds them
+// must not have to wait, and nobody is dialled.
+func TestCandidatesAreTaken(t *testing.T) {
+	mirror := newNode(t)
+	until := make(chan struct{})
+	ctx := limit(t)
+	all := make(chan Candidate)
+	done := make(chan error)
+	go func() {
+		_, err := mirror.client.Fetch(ctx, Request{Store: blocking{mirror.store, until}, Root: raw("x").CID()}, all)
+		done <- err
+	}()
+	for _, info := range strangers(t, 2*maxCandidates) {
+		select {
+		case all <- Candidate{AddrInfo: info}:
+		case <-ctx.Done():
+			t.Fatal("a candidate is not taken")
+		}
+	}
+	if n := len(mirror.Network().Peers()); n != 0 {
+		t.Errorf("%d peers were dialled for nothing", n)
+	}
+	close(until) // and it turns out that the block is held
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
