@@ -1,0 +1,239 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
+)
+
+func raw(s string) blockstore.Block { return blockstore.Sum(cid.Raw, []byte(s)) }
+
+// blocking is a store in which nothing is found out for a while.
+type blocking struct {
+	*blockstore.Store
+	until chan struct{}
+}
+
+func (b blocking) Has(cid.Cid) (bool, error) {
+	<-b.until
+	return true, nil
+}
+
+// counted counts what is read.
+type counted struct {
+	memStore
+	gets int
+}
+
+func (c *counted) Get(ctx context.Context, id cid.Cid) (blockstore.Block, error) {
+	c.gets++
+	return c.memStore.Get(ctx, id)
+}
+
+func TestSwarmKeepsOrders(t *testing.T) {
+	v1, v2 := pages(1, 40, "May 12"), pages(1, 40, "October 7")
+	store := &counted{memStore: hold(append(v1, v2...)...)}
+	w := newSwarms().enter(v2[0].CID())
+	order := func(base cid.Cid) *order {
+		t.Helper()
+		o, err := w.order(t.Context(), store, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	plain, based := order(cid.Undef), order(v1[0].CID())
+	if plain.based() || !based.based() {
+		t.Error("the order has not the base that was asked for")
+	}
+	gets := store.gets
+	if order(cid.Undef) != plain || order(v1[0].CID()) != based || store.gets != gets {
+		t.Error("an order was made again")
+	}
+	if !w.known || !w.all {
+		t.Error("it is not known that all is held")
+	}
+	for i := range 2 * maxOrders { // more than are kept
+		order(v1[1+21*(i%2)].CID())
+		order(v2[1].CID())
+	}
+	if len(w.orders) > maxOrders {
+		t.Errorf("%d orders are kept", len(w.orders))
+	}
+	w.forget()
+	delete(store.memStore, v2[0].CID())
+	if _, err := w.order(t.Context(), store, cid.Undef); !errors.Is(err, blockstore.ErrNotFound) {
+		t.Errorf("the order of a root that is gone: %v", err)
+	}
+}
+
+func TestSwarmHeld(t *testing.T) {
+	site := newTree(51, 2, 100)
+	store := hold(site.blocks...)
+	w := newSwarms().enter(site.root())
+	o, err := buildOrder(t.Context(), store, site.root(), cid.Undef)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(store, o.leaves.at(7))
+	if _, err := w.order(t.Context(), store, cid.Undef); err != nil {
+		t.Fatal(err)
+	}
+	if !w.known || w.all || w.held.n != o.leaves.len()-1 || w.held.has(7) {
+		t.Errorf("%d of %d leaves are held, all: %v", w.held.n, o.leaves.len(), w.all)
+	}
+}
+
+// TestSwarmOfFetch serves what a fetch brings, in step with it.
+func TestSwarmOfFetch(t *testing.T) {
+	site := newTree(52, 2, 100)
+	store := hold(site.blocks...)
+	o, err := buildOrder(t.Context(), store, site.root(), cid.Undef)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss := newSwarms()
+	w := ss.enter(site.root())
+	if !w.begin(o) {
+		t.Fatal("it cannot begin")
+	}
+	if w.begin(o) {
+		t.Error("two fetches have one swarm")
+	}
+	type result struct {
+		o   *order
+		err error
+	}
+	results := make(chan result, 2)
+	for range 2 {
+		go func() {
+			o, err := w.order(t.Context(), store, cid.Undef)
+			results <- result{o, err}
+		}()
+	}
+	// Who waits for the order can give up, whether or not it is first in line.
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		if _, err := w.order(ctx, store, cid.Undef); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before there is an order: %v", err)
+		}
+		cancel()
+	}
+	w.mu.Lock()
+	changed := w.changed
+	w.mu.Unlock()
+	w.add([]span{{3, 4}, {10, 1}})
+	<-changed
+	w.forget() // is for swarms without a fetch
+	if w.held.n != 5 || !w.known {
+		t.Errorf("%d leaves are held", w.held.n)
+	}
+	w.ordered()
+	for range 2 {
+		if r := <-results; r.o != o || r.err != nil {
+			t.Errorf("another order, or %v", r.err)
+		}
+	}
+	w.end(true)
+	if !w.all || !w.known || w.held.n != 0 {
+		t.Error("all is not held at the end")
+	}
+	if !w.begin(o) {
+		t.Error("nobody else can fetch")
+	}
+	w.end(false)
+	if w.known {
+		t.Error("what is held is known though the fetch failed")
+	}
+	if got, err := w.order(t.Context(), store, cid.Undef); err != nil || got == o {
+		t.Errorf("the order of a fetch that failed was kept, or %v", err)
+	}
+}
+
+func TestSwarmMembers(t *testing.T) {
+	w := newSwarms().enter(raw("root").CID())
+	var leave []func()
+	for _, p := range []peer.ID{"a", "b", "c", "a"} {
+		leave = append(leave, w.join(p))
+	}
+	some, count := w.others("a", 1)
+	if len(some) != 1 || some[0] == "a" || count != 2 {
+		t.Errorf("others are %q of %d", some, count)
+	}
+	leave[0]()
+	if _, count := w.others("b", 0); count != 2 {
+		t.Errorf("%d others, but one of two streams is left", count)
+	}
+	leave[3]()
+	if some, count := w.others("b", 5); count != 1 || some[0] != "c" {
+		t.Errorf("others are %q", some)
+	}
+}
+
+// TestSwarmsAreForgotten uses more swarms than there is room for.
+func TestSwarmsAreForgotten(t *testing.T) {
+	site := newTree(53, 1, 3)
+	ss := newSwarms()
+	w := ss.enter(site.root())
+	if ss.enter(site.root()) != w {
+		t.Error("two swarms for a root")
+	}
+	if _, err := w.order(t.Context(), hold(site.blocks...), cid.Undef); err != nil {
+		t.Fatal(err)
+	}
+	ss.leave(w)
+	ss.leave(w)
+	if ss.enter(site.root()) != w {
+		t.Error("it was forgotten at once")
+	}
+	ss.leave(w)
+	// Roots of which nothing is known are not kept.
+	for i := range 1000 {
+		ss.leave(ss.enter(raw(string(rune(i))).CID()))
+	}
+	if len(ss.all) != 1 {
+		t.Errorf("%d swarms are kept", len(ss.all))
+	}
+	// Those that are large push out those that were not used for longest.
+	for i := range 5 {
+		big := ss.enter(raw(string(rune(i))).CID())
+		big.orders[cid.Undef] = &order{leaves: cidList{digests: make([]byte, idleSwarms/3)}}
+		ss.leave(big)
+	}
+	if len(ss.all) > 3 || ss.all[site.root()] != nil {
+		t.Errorf("%d swarms are kept", len(ss.all))
+	}
+	for _, w := range ss.all {
+		w.used = w.used.Add(-2 * idleTime)
+	}
+	ss.leave(ss.enter(raw("another").CID()))
+	if len(ss.all) != 0 {
+		t.Errorf("%d swarms are kept for longer than %v", len(ss.all), idleTime)
+	}
+}
+
+func TestFramesAreForgotten(t *testing.T) {
+	c := newFrames()
+	root := raw("root").CID()
+	key := func(i int) frameKey { return frameKey{root: root, span: span{i, 1}} }
+	for i := range 40 {
+		c.add(key(i), body{payload: make([]byte, 1<<20)})
+		c.add(key(i), body{payload: make([]byte, 1<<20)}) // counts once
+		c.get(key(0))
+	}
+	if c.bytes > frameCache || c.lru.Len() != 31 {
+		t.Errorf("%d frames of %d bytes", c.lru.Len(), c.bytes)
+	}
+	if _, ok := c.get(key(0)); !ok {
+		t.Error("what was used last is gone")
+	}
+	if _, ok := c.get(key(1)); ok {
+		t.Error("what was not used for longest is there")
+	}
+}
