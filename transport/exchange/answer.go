@@ -23,7 +23,7 @@ func (c *serving) open(o open) ([]byte, error) {
 		c.swarm = s.swarms.enter(o.root)
 	}
 	if !s.upload(c.remote) {
-		return c.peers(appendBusy(nil, busyPause)), errHung
+		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	status := byte(statusOpen)
 	var err error
@@ -195,7 +195,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
 	if !c.server.upload(c.remote) {
-		return c.peers(appendBusy(nil, busyPause)), errHung
+		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if done := c.sentEager; done.n > 0 {
 		left := done.spans(nil, want, false)
