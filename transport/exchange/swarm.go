@@ -312,8 +312,11 @@ func (w *swarm) later(segment int, large bool, o *order, p peer.ID, insists bool
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if insists {
+		return false // it may be on its way to peers that do not read
+	}
 	return w.underWay[segment] >= maxSending && large ||
-		!insists && w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
+		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
 }
 
 // sending counts that a segment is on its way to somebody.
