@@ -1,0 +1,168 @@
+package exchange
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestPace has answers be made without a pause, and then with long ones: they become less
+// dense, and denser again.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, err := newEncoder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p pace
+		if p.level() != levelDense {
+			t.Fatalf("level %d at first", p.level())
+		}
+		step := func(n int, took, pause time.Duration) {
+			time.Sleep(took)
+			p.made(e, n, took)
+			time.Sleep(pause)
+		}
+		for range 100 {
+			step(1<<20, []time.Duration{time.Millisecond, 7 * time.Millisecond, 17 * time.Millisecond}[p.level()], 0)
+		}
+		if p.level() != levelStored {
+			t.Errorf("level %d though there is no pause", p.level())
+		}
+		for range 100 {
+			step(1<<20, time.Millisecond, 200*time.Millisecond)
+		}
+		if p.level() != levelDense {
+			t.Errorf("level %d though there is time", p.level())
+		}
+		// In between it stays: not so busy, and no time for more.
+		p = pace{lower: 1}
+		for range 100 {
+			step(1<<20, 10*time.Millisecond, 5*time.Millisecond)
+		}
+		if p.level() != levelFast {
+			t.Errorf("level %d, want %d", p.level(), levelFast)
+		}
+	})
+}
+
+func TestEncoderSpeed(t *testing.T) {
+	e, err := newEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := e.speed
+	e.made(levelFast, 1000, time.Second) // says little
+	e.made(levelFast, 1<<20, 0)
+	if e.speed != before {
+		t.Error("it was measured with too little")
+	}
+	for range 100 {
+		e.made(levelFast, 1<<20, 100*time.Millisecond)
+	}
+	if got := e.speed[levelFast]; got < 10e6 || got > 11e6 {
+		t.Errorf("%.0f bytes/s", got)
+	}
+}
+
+// TestWindow follows a path that gets slower, and then faster.
+func TestWindow(t *testing.T) {
+	w := window{size: firstWindow}
+	if w.rate() != 0 {
+		t.Error("a rate is known")
+	}
+	now := time.Now()
+	const rtt = 100 * time.Millisecond
+	run := func(rate float64, n int) {
+		for range n {
+			asked := now
+			bytes := int64(min(float64(w.size), rate*rtt.Seconds()))
+			now = now.Add(max(rtt, time.Duration(float64(bytes)/rate*float64(time.Second))))
+			w.sample(bytes, asked, now, true, rtt, 1000)
+			if w.size < minWindow || w.size > maxWindow {
+				t.Fatalf("window of %d bytes", w.size)
+			}
+		}
+	}
+	run(1e6, 100)
+	if got := w.size; got < 100_000 || got > 300_000 {
+		t.Errorf("window of %d bytes where %d are on the way", got, 100_000)
+	}
+	run(1e4, 100)
+	if w.size > 2*minWindow {
+		t.Errorf("window of %d bytes on a slow path", w.size)
+	}
+	run(1e9, 100)
+	if w.size < 200_000 {
+		t.Errorf("window of %d bytes on a fast path", w.size)
+	}
+	size := w
+	w.sample(10, now, now.Add(time.Second), false, rtt, 1000)
+	if w != size {
+		t.Error("the window shrank though it was not full")
+	}
+	w.sample(1<<40, now, now, true, 10*time.Second, maxAnswer) // in no time
+	if w.size > maxWindow+2*maxAnswer {
+		t.Errorf("window of %d bytes", w.size)
+	}
+}
+
+// TestCheck lets time pass for a session that owes something.
+func TestCheck(t *testing.T) {
+	newSess := func() (*Fetch, *session) {
+		f := &Fetch{client: &Client{}, sessions: make(map[*session]struct{}), end: make(chan struct{})}
+		f.changed = newFetch(f.client, Request{}).changed
+		f.order = newOrder(raw("root").CID(), raw("").CID())
+		s := newSession(f, "p", resettable{})
+		s.owed = []*debt{{task: &task{left: 1, owers: []*session{s}}}}
+		return f, s
+	}
+	f, s := newSess()
+	now := s.lastByte
+	tick := func(d time.Duration, bytes int64) {
+		for end := now.Add(d); now.Before(end); {
+			now = now.Add(100 * time.Millisecond)
+			f.mu.Lock()
+			s.check(now)
+			f.mu.Unlock()
+		}
+		s.received.Add(bytes)
+	}
+	s.rtt = 10 * time.Millisecond
+	tick(900*time.Millisecond, 1)
+	if s.stalled {
+		t.Error("stalled too early")
+	}
+	tick(1200*time.Millisecond, 0)
+	if !s.stalled || len(f.pool.queue) != 1 {
+		t.Error("not stalled, or what it owes is not offered")
+	}
+	tick(100*time.Millisecond, 1)
+	tick(100*time.Millisecond, 0)
+	if s.stalled {
+		t.Error("stalled though a byte came")
+	}
+	for range 6 { // a byte every two seconds
+		tick(2*time.Second, 1)
+	}
+	if s.err != nil {
+		t.Errorf("ended after %v: %v", now.Sub(s.begun), s.err)
+	}
+	tick(4*time.Second, 1)
+	if s.err != errStalled {
+		t.Errorf("not ended after %v: %v", now.Sub(s.begun), s.err)
+	}
+
+	f, s = newSess()
+	now, s.rtt = s.lastByte, time.Second
+	tick(3*time.Second, 0)
+	if s.stalled {
+		t.Error("stalled before four round trips")
+	}
+	for range 40 { // what the slowest links bring
+		tick(500*time.Millisecond, 1<<10)
+	}
+	if s.stalled || s.err != nil {
+		t.Errorf("slow, and ended: %v", s.err)
+	}
+}

@@ -1,0 +1,72 @@
+package exchange
+
+import (
+	"io"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+)
+
+// resettable is a stream with which nothing else happens.
+type resettable struct{ network.Stream }
+
+func (resettable) Reset() error { return nil }
+
+// wire is a stream whose other end has said all that it will say.
+type wire struct {
+	network.Stream
+	io.Reader
+	written int
+}
+
+func (w *wire) Read(b []byte) (int, error)       { return w.Reader.Read(b) }
+func (w *wire) Write(b []byte) (int, error)      { w.written += len(b); return len(b), nil }
+func (w *wire) CloseWrite() error                { return nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+func (w *wire) Reset() error                     { return nil }
+
+// replay is a wire that says nothing before it was asked something.
+type replay struct {
+	wire
+	asked chan struct{}
+	once  sync.Once
+}
+
+func (r *replay) Read(b []byte) (int, error) {
+	<-r.asked
+	return r.wire.Read(b)
+}
+
+func (r *replay) Write(b []byte) (int, error) {
+	r.once.Do(func() { close(r.asked) })
+	return len(b), nil
+}
+
+// pipe is one end of a stream in memory.
+type pipe struct {
+	network.Stream
+	*io.PipeReader
+	out *io.PipeWriter
+}
+
+// pipes returns both ends of a stream.
+func pipes() (a, b network.Stream) {
+	r1, w1 := io.Pipe()
+	r2, w2 := io.Pipe()
+	return &pipe{PipeReader: r1, out: w2}, &pipe{PipeReader: r2, out: w1}
+}
+
+func (p *pipe) Read(b []byte) (int, error)       { return p.PipeReader.Read(b) }
+func (p *pipe) Write(b []byte) (int, error)      { return p.out.Write(b) }
+func (p *pipe) CloseWrite() error                { return p.out.Close() }
+func (p *pipe) CloseRead() error                 { return p.PipeReader.Close() }
+func (p *pipe) Close() error                     { return p.Reset() }
+func (p *pipe) SetReadDeadline(time.Time) error  { return nil }
+func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
+func (p *pipe) Reset() error {
+	p.PipeReader.CloseWithError(network.ErrReset)
+	p.out.CloseWithError(network.ErrReset)
+	return nil
+}
