@@ -1,0 +1,281 @@
+package exchange
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+// TestMostAreHostile has two honest providers among eighteen hostile ones that come
+// first.
+func TestMostAreHostile(t *testing.T) {
+	site := newTree(81, 4, 30)
+	names := []string{
+		"wrong leaf", "wrong node", "stored, and another block", "body longer than announced",
+		"zstd without end in the body, of many frames", "leaves that nobody asked for",
+		"nodes without end", "leaves before nodes", "MISS", "MISS for each", "LATER", "OPENED 0",
+		"HAVE of nothing", "no answer to OPEN", "no answer to WANT", "gone in a frame", "lies and is gone",
+		"PEERS of itself and the fetcher",
+	}
+	mirror := newNode(t)
+	var actors []*actor
+	candidates := make(chan Candidate, len(names)+2)
+	for _, s := range scripts() {
+		if slices.Contains(names, s.name) {
+			a := newActor(t, s, site.root(), cid.Undef, site.blocks...)
+			actors = append(actors, a)
+			candidates <- Candidate{a.info(), true}
+		}
+	}
+	if len(actors) != len(names) {
+		t.Fatalf("%d hostile providers, want %d", len(actors), len(names))
+	}
+	honest := []*node{newNode(t, site.blocks...), newNode(t, site.blocks...)}
+	for _, n := range honest {
+		candidates <- Candidate{n.info(), true}
+	}
+	if _, err := mirror.client.Fetch(limit(t), Request{Store: mirror.store, Root: site.root()}, candidates); err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+	for _, n := range honest {
+		if mirror.client.bans.has(n.ID()) {
+			t.Error("an honest provider is banned")
+		}
+	}
+	for _, a := range actors {
+		if mirror.client.bans.has(a.ID()) && !a.banned {
+			t.Errorf("%s: is banned", a.name)
+		}
+	}
+}
+
+// TestALieCostsAFrame has a provider lie in all that it sends, for as long as it is
+// believed: no more of it is taken than one frame for each worker and those that were on
+// their way, and what an honest provider sends comes once.
+func TestALieCostsAFrame(t *testing.T) {
+	site := newTree(82, 10, 40)
+	var lies atomic.Int64
+	liar := newActor(t, script{want: func(a *actor, spans []span) []byte {
+		lies.Add(1)
+		return wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })(a, spans)
+	}}, site.root(), cid.Undef, site.blocks...)
+	seed, mirror := newNode(t, site.blocks...), newNode(t)
+	candidates := make(chan Candidate, 2)
+	candidates <- Candidate{liar.info(), true}
+	go func() {
+		<-liar.acted
+		candidates <- Candidate{seed.info(), true}
+	}()
+	res, err := mirror.client.Fetch(limit(t), Request{Store: mirror.store, Root: site.root()}, candidates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+	if n := liar.streams.Load(); n != 1 {
+		t.Errorf("the liar was asked %d times", n)
+	}
+	if max := site.bytes + liar.sent.Load() + site.bytes/10; res.Received > max {
+		t.Errorf("%d bytes were received for %d and %d of lies", res.Received, site.bytes, liar.sent.Load())
+	}
+	if n := liar.sent.Load(); n > 2*firstWindow+segmentBytes {
+		t.Errorf("the liar sent %d bytes", n)
+	}
+	// Once banned it is not asked at all.
+	again := newTree(83, 1, 1)
+	if err := seed.store.Put(again.blocks...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mirror.fetch(limit(t), Request{Root: again.root()}, liar.info(), seed.info()); err != nil {
+		t.Fatal(err)
+	}
+	if n := liar.streams.Load(); n != 1 {
+		t.Errorf("the liar was asked %d times", n)
+	}
+}
+
+// recorder notes what is read.
+type recorder struct {
+	network.Stream
+	mu   sync.Mutex
+	read []byte
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	n, err := r.Stream.Read(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read = append(r.read, b[:n]...)
+	return n, err
+}
+
+// TestCutAnywhere records what an honest provider sends for a small site, and has another
+// one send the first n bytes of that and close, for every n.
+func TestCutAnywhere(t *testing.T) {
+	leaves := []blockstore.Block{raw("Castor"), raw("Pollux"), raw("Helen")}
+	var links []dag.Link
+	for _, b := range leaves[:2] {
+		links = append(links, dag.Link{Name: string(b.Data()), CID: b.CID(), Size: 6})
+	}
+	below := blockstore.Sum(cid.DagProtobuf, dag.Node{Links: links, Data: []byte{8, 1}}.Encode())
+	root := blockstore.Sum(cid.DagProtobuf, dag.Node{Links: []dag.Link{
+		{Name: "below", CID: below.CID(), Size: 12}, {Name: "Helen", CID: leaves[2].CID(), Size: 5},
+	}, Data: []byte{8, 1}}.Encode())
+	site := append([]blockstore.Block{root, below}, leaves...)
+	server, err := NewServer(newHost(t), hold(site...), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror := newNode(t)
+	fetch := func(first network.Stream) []byte {
+		t.Helper()
+		store := newStore(t)
+		f := newFetch(mirror.client, Request{Store: store, Root: root.CID(), Timeout: 20 * time.Second})
+		f.swarm = mirror.server.swarms.enter(root.CID())
+		defer mirror.server.swarms.leave(f.swarm)
+		var tasks sync.WaitGroup
+		for _, do := range []func() error{f.work, f.work, f.number} {
+			tasks.Go(func() {
+				if err := f.failing(do); err != nil && !errors.Is(err, errFinished) {
+					t.Error(err)
+				}
+			})
+		}
+		tasks.Go(f.watch)
+		<-f.needed
+		run := func(p peer.ID, st network.Stream) {
+			s := newSession(f, p, st)
+			f.mu.Lock()
+			f.sessions[s] = struct{}{}
+			f.mu.Unlock()
+			s.run(t.Context())
+			f.mu.Lock()
+			delete(f.sessions, s)
+			f.mu.Unlock()
+		}
+		if first != nil {
+			run("cut", first)
+		}
+		mine, others := pipes()
+		tasks.Go(func() { server.serve(others, &network.NullScope{}, "mirror") })
+		rec := &recorder{Stream: mine}
+		run("honest", rec)
+		tasks.Wait()
+		if f.shared {
+			f.swarm.end(f.err == nil)
+		}
+		if f.err != nil {
+			t.Fatal(f.err)
+		}
+		(&node{store: store}).checkHeld(t, site)
+		if mirror.client.bans.has("cut") || mirror.client.bans.has("honest") {
+			t.Fatal("somebody is banned")
+		}
+		return rec.read
+	}
+	session := fetch(nil)
+	if len(session) < 100 {
+		t.Fatalf("a session of %d bytes", len(session))
+	}
+	for n := range len(session) + 1 {
+		fetch(&replay{wire: wire{Reader: bytes.NewReader(session[:n])}, asked: make(chan struct{})})
+		if t.Failed() {
+			t.Fatalf("cut after %d of %d bytes", n, len(session))
+		}
+	}
+}
+
+// TestHostileGet asks for a single block from hostile peers first.
+func TestHostileGet(t *testing.T) {
+	site := newTree(84, 1, 2)
+	block := site.blocks[1]
+	only := func(p piece) func(*actor, []cid.Cid) []byte {
+		return func(a *actor, _ []cid.Cid) []byte {
+			return appendBlocks(nil, a.enc.body([]piece{p}, levelFast))
+		}
+	}
+	for _, s := range []script{
+		{name: "wrong block", banned: true, get: only(wrong(piece{kindBlock, block.Data()}))},
+		{name: "delta", banned: true, get: only(piece{kindDelta, []byte{0, 1}})},
+		{name: "stored, and no zstd", banned: true, get: only(piece{kindStored, []byte("no")})},
+		{name: "stored without end", banned: true, get: only(piece{kindStored, bomb(64<<20, true)})},
+		{name: "broken body", banned: true, get: func(*actor, []cid.Cid) []byte {
+			return appendFrame(nil, frameBlocks, uvarints(1), []byte{encodingZstd}, uvarints(10), []byte("no zstd"))
+		}},
+		{name: "missing", get: only(piece{kind: kindMissing})},
+		{name: "two blocks", get: func(a *actor, c []cid.Cid) []byte { return a.blocks(append(c, c...)) }},
+		{name: "no blocks", get: func(a *actor, c []cid.Cid) []byte { return a.blocks(nil) }},
+		{name: "another frame", get: func(*actor, []cid.Cid) []byte { return appendHave(nil, true, nil) }},
+		{name: "nothing", get: func(*actor, []cid.Cid) []byte { return nil }},
+		{name: "gone", gone: true, get: func(*actor, []cid.Cid) []byte { return nil }},
+		{name: "half", deaf: true, get: func(a *actor, c []cid.Cid) []byte { b := a.blocks(c); return b[:len(b)/2] }},
+		{name: "no HELLO", hello: func(*actor) []byte { return appendHave(nil, true, nil) }},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			evil, seed, mirror := newActor(t, s, site.root(), cid.Undef, site.blocks...), newNode(t, site.blocks...), newNode(t)
+			ctx := limit(t)
+			candidates := make(chan Candidate, 2)
+			candidates <- Candidate{evil.info(), true}
+			go func() {
+				select {
+				case <-evil.acted:
+				case <-ctx.Done():
+				}
+				candidates <- Candidate{seed.info(), true}
+			}()
+			if err := mirror.client.Get(ctx, mirror.store, block.CID(), 0, candidates); err != nil {
+				t.Fatal(err)
+			}
+			mirror.checkHeld(t, []blockstore.Block{block})
+			if got := mirror.client.bans.has(evil.ID()); got != s.banned {
+				t.Errorf("banned: %v, want %v", got, s.banned)
+			}
+			if mirror.client.bans.has(seed.ID()) {
+				t.Error("the honest peer is banned")
+			}
+		})
+	}
+}
+
+// fullDisk takes no more bytes.
+type fullDisk struct{ blockstore.FS }
+
+var errFull = errors.New("no space left on device")
+
+func (fullDisk) Create(string) (blockstore.File, error) { return nil, errFull }
+
+// TestFullDisk fails to store what arrived: the fetch says so, also if it is found out
+// when all has arrived. Nobody is banned for it.
+func TestFullDisk(t *testing.T) {
+	dir, err := blockstore.Dir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := blockstore.Open(fullDisk{dir}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, site := range []tree{newTree(85, 1, 1), newTree(85, 20, 40)} {
+		seed, mirror := newNode(t, site.blocks...), newNode(t)
+		if _, err := mirror.fetch(limit(t), Request{Root: site.root(), Store: store}, seed.info()); !errors.Is(err, errFull) {
+			t.Errorf("err = %v", err)
+		}
+		if mirror.client.bans.has(seed.ID()) {
+			t.Error("the seed is banned")
+		}
+	}
+}
