@@ -30,8 +30,8 @@ func goodFrames(f testing.TB) map[string][]byte {
 		f.Fatal(err)
 	}
 	root := site[0]
-	body := enc.body([]piece{{kindBlock, root.Data()}, {kindBlock, site[1].Data()}}, levelFast)
-	plain := enc.body([]piece{{kindDelta, []byte{0, 1}}, {kindStored, []byte("x")}, {kind: kindMissing}}, levelFast)
+	body := enc.body([]piece{{kind: kindBlock, bytes: root.Data()}, {kind: kindBlock, bytes: site[1].Data()}}, levelFast)
+	plain := enc.body([]piece{{kind: kindDelta, bytes: []byte{0, 1}}, {kind: kindStored, bytes: []byte("x")}, {kind: kindMissing}}, levelFast)
 	addr := peer.AddrInfo{ID: peer.ID("\x00\x03abc"), Addrs: nowhere}
 	return map[string][]byte{
 		"hello":  appendFrame(nil, frameHello),
@@ -236,8 +236,8 @@ func FuzzServer(f *testing.F) {
 		f.Add(b, true)
 		f.Add(b, false)
 	}
-	f.Add(answers(appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{0, 20}}), appendSpanFrame(nil, frameCancel, []span{{5, 5}})), true)
-	f.Add(answers(appendOpen(nil, open{root: root, base: old[0].CID()}), appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{3, 9}})), true)
+	f.Add(concat(appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{0, 20}}), appendSpanFrame(nil, frameCancel, []span{{5, 5}})), true)
+	f.Add(concat(appendOpen(nil, open{root: root, base: old[0].CID()}), appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{3, 9}})), true)
 	f.Add(appendOpen(nil, open{root: root, eager: maxEager}), false)
 	f.Fuzz(func(t *testing.T, b []byte, opened bool) {
 		in := bytes.Clone(hello)
@@ -276,14 +276,14 @@ func FuzzSession(f *testing.F) {
 	}
 	index := a.nodes(list{})
 	f.Add(index)
-	f.Add(answers(index, a.leaves([]span{{0, 20}})))
-	f.Add(answers(index, appendData(nil, 0, enc.body(a.pieces(span{0, 3}), levelStored)), appendSpanFrame(nil, frameMiss, []span{{3, 4}})))
-	f.Add(answers(index, appendData(nil, 15, enc.body(make([]piece, 20), levelFast))))
-	f.Add(answers(appendData(nil, 5, enc.body(make([]piece, 20), levelFast)), index))
-	f.Add(answers(index, wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })(a, []span{{0, 20}})))
-	f.Add(answers(appendHave(nil, false, []span{{0, 5}}), index, appendBusy(nil, time.Second)))
+	f.Add(concat(index, a.leaves([]span{{0, 20}})))
+	f.Add(concat(index, appendData(nil, 0, enc.body(a.pieces(span{0, 3}), levelStored)), appendSpanFrame(nil, frameMiss, []span{{3, 4}})))
+	f.Add(concat(index, appendData(nil, 15, enc.body(make([]piece, 20), levelFast))))
+	f.Add(concat(appendData(nil, 5, enc.body(make([]piece, 20), levelFast)), index))
+	f.Add(concat(index, wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })(a, []span{{0, 20}})))
+	f.Add(concat(appendHave(nil, false, []span{{0, 5}}), index, appendBusy(nil, time.Second)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		in := answers(hello, a.opens(open{}), b)
+		in := concat(hello, a.opens(open{}), b)
 		store := newStore(t)
 		ft := newFetch(n.client, Request{Store: store, Root: root, Timeout: 20 * time.Second})
 		ft.swarm = n.server.swarms.enter(root)

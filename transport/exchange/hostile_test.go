@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -213,7 +214,7 @@ func (a *actor) block(c cid.Cid) piece {
 	if err != nil {
 		return piece{kind: kindMissing}
 	}
-	return piece{kindBlock, b.Data()}
+	return piece{kind: kindBlock, bytes: b.Data()}
 }
 
 func (a *actor) nodes(l list) []byte {
@@ -258,10 +259,10 @@ func (a *actor) blocks(cids []cid.Cid) []byte {
 func wrong(p piece) piece {
 	data := bytes.Clone(p.bytes)
 	if len(data) == 0 {
-		return piece{kindBlock, []byte{0}}
+		return piece{kind: kindBlock, bytes: []byte{0}}
 	}
 	data[len(data)/2] ^= 1
-	return piece{p.kind, data}
+	return piece{kind: p.kind, bytes: data}
 }
 
 // wrongData answers WANT with frames whose second last piece, if there are two, is made
@@ -302,7 +303,7 @@ func bomb(n int, streamed bool) []byte {
 	return b.Bytes()
 }
 
-func answers(frames ...[]byte) []byte { return slices.Concat(frames...) }
+func concat(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
 // uvarints is a run of them.
 func uvarints(v ...uint64) (b []byte) {
@@ -326,10 +327,10 @@ func scripts() []script {
 	all := []script{
 		{name: "wrong leaf", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })},
 		{name: "leaf cut short", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
-			return piece{kindBlock, p.bytes[:len(p.bytes)-1]}
+			return piece{kind: kindBlock, bytes: p.bytes[:len(p.bytes)-1]}
 		})},
 		{name: "leaf of zeros", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
-			return piece{kindBlock, make([]byte, len(p.bytes))}
+			return piece{kind: kindBlock, bytes: make([]byte, len(p.bytes))}
 		})},
 		{name: "leaves in another order", banned: true, want: func(a *actor, spans []span) []byte {
 			return a.each(spans, func(s span) []byte {
@@ -346,16 +347,16 @@ func scripts() []script {
 			return appendIndex(nil, l.from, full, last, a.enc.body(pieces, levelFast))
 		}},
 		{name: "a delta without a base", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
-			return piece{kindDelta, []byte{0, 1}}
+			return piece{kind: kindDelta, bytes: []byte{0, 1}}
 		})},
 		{name: "no block where one is to be", banned: true, want: wrongData(func(*actor, int, piece) piece {
 			return piece{kind: kindMissing}
 		})},
 		{name: "stored, and no zstd", banned: true, want: wrongData(func(_ *actor, _ int, p piece) piece {
-			return piece{kindStored, p.bytes}
+			return piece{kind: kindStored, bytes: p.bytes}
 		})},
 		{name: "stored, and another block", banned: true, want: wrongData(func(a *actor, _ int, p piece) piece {
-			return piece{kindStored, a.enc.zstd[levelFast].EncodeAll([]byte("another"), nil)}
+			return piece{kind: kindStored, bytes: a.enc.zstd[levelFast].EncodeAll([]byte("another"), nil)}
 		})},
 		{name: "body that is no zstd", banned: true, want: func(a *actor, spans []span) []byte {
 			return rawData(uint64(spans[0].first), 1, encodingZstd, 1000, []byte("no zstd"))
@@ -396,7 +397,7 @@ func scripts() []script {
 		{name: "no HELLO", hello: func(*actor) []byte { return appendOpened(nil, opened{status: 1}) }},
 		{name: "long HELLO", hello: func(*actor) []byte { return appendFrame(nil, frameHello, make([]byte, maxHello+1)) }},
 		{name: "HELLO twice", hello: func(*actor) []byte {
-			return answers(appendFrame(nil, frameHello), appendFrame(nil, frameHello))
+			return concat(appendFrame(nil, frameHello), appendFrame(nil, frameHello))
 		}},
 		{name: "web server", hello: func(*actor) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n") }},
 
@@ -415,7 +416,7 @@ func scripts() []script {
 			return frames
 		}},
 		{name: "leaves twice", want: func(a *actor, spans []span) []byte {
-			return answers(a.leaves(spans), a.leaves(spans))
+			return concat(a.leaves(spans), a.leaves(spans))
 		}},
 		{name: "nodes that nobody asked for", want: func(a *actor, _ []span) []byte { return a.nodes(list{}) }},
 		{name: "nodes without end", list: func(a *actor, l list) (frames []byte) {
@@ -462,13 +463,13 @@ func scripts() []script {
 			}
 			return frames
 		}},
-		{name: "OPENED twice", open: func(a *actor, o open) []byte { return answers(a.opens(o), a.opens(o)) }},
+		{name: "OPENED twice", open: func(a *actor, o open) []byte { return concat(a.opens(o), a.opens(o)) }},
 		{name: "OPENED 3", open: func(*actor, open) []byte { return appendOpened(nil, opened{status: 3}) }},
 		{name: "OPENED 0", open: func(*actor, open) []byte { return appendOpened(nil, opened{}) }},
 		{name: "OPENED of a base that was not named", open: func(a *actor, o open) []byte {
 			return appendHave(appendOpened(nil, opened{status: statusBased}), true, nil)
 		}, list: func(a *actor, l list) []byte {
-			return appendIndex(nil, l.from, false, true, a.enc.body([]piece{{kindDelta, []byte{0, 1}}}, levelFast))
+			return appendIndex(nil, l.from, false, true, a.enc.body([]piece{{kind: kindDelta, bytes: []byte{0, 1}}}, levelFast))
 		}, banned: true},
 		{name: "HAVE over and over", after: func(*actor) []byte {
 			return bytes.Repeat(appendHave(nil, true, everywhere), 10_000)
@@ -535,24 +536,24 @@ func scripts() []script {
 
 		{name: "a delta that is cut short", banned: true, based: true, want: wrongData(func(a *actor, leaf int, p piece) piece {
 			d := a.delta(leaf, p)
-			return piece{kindDelta, d.bytes[:len(d.bytes)-1]}
+			return piece{kind: kindDelta, bytes: d.bytes[:len(d.bytes)-1]}
 		})},
 		{name: "a delta that reaches outside its base", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
-			return piece{kindDelta, uvarints(2, 2*5_000_000, 2*100)}
+			return piece{kind: kindDelta, bytes: uvarints(2, 2*5_000_000, 2*100)}
 		})},
 		{name: "a delta of a run of 2^63", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
-			return piece{kindDelta, uvarints(0, 1<<63)}
+			return piece{kind: kindDelta, bytes: uvarints(0, 1<<63)}
 		})},
 		{name: "a delta that gives too much", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
-			return piece{kindDelta, bytes.Repeat(uvarints(2, 0, 1), 1000)}
+			return piece{kind: kindDelta, bytes: bytes.Repeat(uvarints(2, 0, 1), 1000)}
 		})},
 		{name: "a delta that gives another block", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
-			return piece{kindDelta, []byte{0, 1}} // the base itself
+			return piece{kind: kindDelta, bytes: []byte{0, 1}} // the base itself
 		})},
 		{name: "a delta that gives another node", banned: true, based: true, list: func(a *actor, l list) []byte {
 			pieces, full, last := a.listed(l)
 			for i := range pieces {
-				pieces[i] = piece{kindDelta, []byte{0, 1}} // the base itself
+				pieces[i] = piece{kind: kindDelta, bytes: []byte{0, 1}} // the base itself
 			}
 			return appendIndex(nil, l.from, full, last, a.enc.body(pieces, levelFast))
 		}},
@@ -561,7 +562,7 @@ func scripts() []script {
 		all = append(all, script{name: "zstd without end in the body, " + name, banned: true, want: func(a *actor, spans []span) []byte {
 			return rawData(uint64(spans[0].first), 1, encodingZstd, maxRaw, b)
 		}}, script{name: "zstd without end in a piece, " + name, banned: true, want: wrongData(func(*actor, int, piece) piece {
-			return piece{kindStored, b}
+			return piece{kind: kindStored, bytes: b}
 		})}, script{name: "zstd without end in the index, " + name, banned: true, list: func(a *actor, l list) []byte {
 			return appendFrame(nil, frameIndex, uvarints(uint64(l.from)), []byte{flagFull}, uvarints(1), []byte{encodingZstd}, uvarints(maxRaw), b)
 		}})
@@ -575,28 +576,37 @@ func (a *actor) delta(leaf int, p piece) piece {
 	if err != nil {
 		return p
 	}
-	return piece{kindDelta, new(delta.Encoder).Append(nil, b.Data(), p.bytes)}
+	return piece{kind: kindDelta, bytes: new(delta.Encoder).Append(nil, b.Data(), p.bytes)}
 }
 
 // TestHostileProviders gives a fetch one hostile provider, and an honest one once that
 // one did what it does.
 func TestHostileProviders(t *testing.T) {
-	for i, s := range scripts() {
+	all := scripts()
+	sites := make([]tree, len(all)) // for each another, so that the mirrors do not meet
+	held := make(memStore)
+	for i := range sites {
+		sites[i] = newTree(uint64(100+i), 3, 15)
+		maps.Copy(held, hold(sites[i].blocks...))
+	}
+	old, next := pages(3, 60, "May 12"), pages(3, 60, "October 7")
+	both := append(slices.Clone(old), next...)
+	maps.Copy(held, hold(both...))
+	honest := nodeWith(t, nil, held)
+	for i, s := range all {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			site := newTree(uint64(100+i), 3, 15) // each another, so that the mirrors do not meet
-			want, held := site.blocks, []blockstore.Block(nil)
-			req := Request{Root: site.root()}
+			mirror := newNode(t)
+			want, known := sites[i].blocks, 0
+			req := Request{Store: mirror.store, Root: sites[i].root()}
 			var base cid.Cid
 			if s.based {
-				var next []blockstore.Block
-				held, next = pages(uint64(i), 60, "May 12"), pages(uint64(i), 60, "October 7")
-				base = held[0].CID()
-				want = append(slices.Clone(held), next...)
-				req = Request{Root: next[0].CID(), Bases: []cid.Cid{base}}
+				if err := mirror.store.Put(old...); err != nil {
+					t.Fatal(err)
+				}
+				want, known, base = both, len(old), old[0].CID()
+				req.Root, req.Bases = next[0].CID(), []cid.Cid{base}
 			}
-			honest, mirror := newNode(t, want...), newNode(t, held...)
-			req.Store = mirror.store
 			evil := newActor(t, s, req.Root, base, want...)
 			ctx := limit(t)
 			candidates := make(chan Candidate, 2)
@@ -614,11 +624,11 @@ func TestHostileProviders(t *testing.T) {
 			}
 			select {
 			case <-evil.acted:
-			default:
+			case <-ctx.Done():
 				t.Error("the provider was not asked")
 			}
 			mirror.checkHeld(t, want)
-			if n := len(want) - len(held); res.Blocks != n {
+			if n := len(want) - known; res.Blocks != n {
 				t.Errorf("%d blocks, want %d", res.Blocks, n)
 			}
 			if got := mirror.client.bans.has(evil.ID()); got != s.banned {

@@ -207,10 +207,10 @@ func TestHostileGet(t *testing.T) {
 		}
 	}
 	for _, s := range []script{
-		{name: "wrong block", banned: true, get: only(wrong(piece{kindBlock, block.Data()}))},
-		{name: "delta", banned: true, get: only(piece{kindDelta, []byte{0, 1}})},
-		{name: "stored, and no zstd", banned: true, get: only(piece{kindStored, []byte("no")})},
-		{name: "stored without end", banned: true, get: only(piece{kindStored, bomb(64<<20, true)})},
+		{name: "wrong block", banned: true, get: only(wrong(piece{kind: kindBlock, bytes: block.Data()}))},
+		{name: "delta", banned: true, get: only(piece{kind: kindDelta, bytes: []byte{0, 1}})},
+		{name: "stored, and no zstd", banned: true, get: only(piece{kind: kindStored, bytes: []byte("no")})},
+		{name: "stored without end", banned: true, get: only(piece{kind: kindStored, bytes: bomb(64<<20, true)})},
 		{name: "broken body", banned: true, get: func(*actor, []cid.Cid) []byte {
 			return appendFrame(nil, frameBlocks, uvarints(1), []byte{encodingZstd}, uvarints(10), []byte("no zstd"))
 		}},

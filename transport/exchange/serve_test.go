@@ -185,8 +185,7 @@ func TestHostileFetchers(t *testing.T) {
 		{name: "LIST of a DAG with a hole", send: appendList(opening(holes.root()), list{}), most: 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			seed := newNode(t, blocks...)
-			seed.client = nil
+			seed := nodeWith(t, nil, hold(blocks...))
 			before := heap()
 			f := dial(t, newHost(t), seed)
 			_, err := f.Write(tt.send)
@@ -298,9 +297,6 @@ func TestManyStreams(t *testing.T) {
 	for range 300 {
 		deaf(one)
 	}
-	for range 6 {
-		deaf(newHost(t))
-	}
 	served := func() (n int) {
 		seed.server.mu.Lock()
 		defer seed.server.mu.Unlock()
@@ -330,9 +326,31 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
+// TestDeafCrowd has as many peers as make a crowd ask for everything and read nothing. A
+// fetcher is put off for some seconds, and then gets what it asks for.
+func TestDeafCrowd(t *testing.T) {
+	t.Parallel()
+	site := newTree(66, 5, 40)
+	seed, mirror := newNode(t, site.blocks...), newNode(t)
+	for range maxSending + crowd {
+		f := dial(t, newHost(t), seed)
+		if _, err := f.Write(append(opening(site.root()), appendSpanFrame(nil, frameWant, []span{{0, 5 * 40}})...)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := f.next(frameData); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := mirror.fetch(limit(t), Request{Root: site.root()}, seed.info()); err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+}
+
 // TestBusy fills all places. Who is told so hangs up, or is hung up on; a fetcher goes to
 // the others that it was told of, and comes back.
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	site := newTree(65, 4, 20)
 	seed, other := newNode(t, site.blocks...), newNode(t, site.blocks...)
 	fill := func() {
