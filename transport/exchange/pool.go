@@ -170,8 +170,9 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 			if t.left == 0 || len(t.owers) != 1 || t.working > 0 || !s.mayHave(t.span) || s.later[t].After(now) {
 				continue
 			}
-			// What took long already will take as long again, as far as is known.
-			eta := max(o.eta(ahead), now.Sub(d.asked))
+			// What took long already will take as long again, as far as is known; but that
+			// is known less well than how fast a peer is.
+			eta := max(o.eta(ahead), now.Sub(d.asked)/2)
 			own := 2*s.eta(s.owedSize+d.cost) + stealMargin
 			if f.crowd {
 				own *= sharedBy // it comes when others have been served
@@ -196,7 +197,7 @@ const (
 	// At most one part in stealPart of what was received, and stealMin bytes, but always
 	// one task, is asked for twice to be done sooner. What is called off before it is sent
 	// does not count.
-	stealPart = 50
+	stealPart = 100
 	stealMin  = 64 << 10
 )
 
