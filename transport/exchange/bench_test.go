@@ -4,6 +4,9 @@ import (
 	"os"
 	"testing"
 
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
 	"pollux/dag"
 )
 
@@ -29,6 +32,47 @@ func BenchmarkFetch(b *testing.B) {
 		mirror := newNode(b)
 		b.StartTimer()
 		res, err := mirror.fetch(b.Context(), Request{Root: root}, seed.info())
+		if err != nil {
+			b.Fatal(err)
+		}
+		received += res.Received
+	}
+	b.ReportMetric(float64(received)/float64(b.N)/float64(bytes), "received/byte")
+}
+
+// BenchmarkUpdate moves the next version of a site, over loopback: the folder that
+// POLLUX_NEXT names, where the mirror has the one that POLLUX_SITE names, or pages of
+// which each changed a line.
+func BenchmarkUpdate(b *testing.B) {
+	seed := newNode(b)
+	v1, v2 := pages(1, 400, "May 12"), pages(1, 400, "October 7")
+	roots := [2]cid.Cid{v1[0].CID(), v2[0].CID()}
+	bytes := size(v2)
+	dirs := [2]string{os.Getenv("POLLUX_SITE"), os.Getenv("POLLUX_NEXT")}
+	load := func(n *node, versions int) {
+		for i := range versions {
+			if dirs[1] == "" {
+				if err := n.store.Put([][]blockstore.Block{v1, v2}[i]...); err != nil {
+					b.Fatal(err)
+				}
+				continue
+			}
+			r, err := dag.Import(b.Context(), n.store, dirs[i], dag.ImportOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			roots[i], bytes = r.Root, r.Bytes
+		}
+	}
+	load(seed, 2)
+	b.SetBytes(bytes)
+	received := int64(0)
+	for b.Loop() {
+		b.StopTimer()
+		mirror := newNode(b)
+		load(mirror, 1)
+		b.StartTimer()
+		res, err := mirror.fetch(b.Context(), Request{Root: roots[1], Bases: roots[:1]}, seed.info())
 		if err != nil {
 			b.Fatal(err)
 		}
