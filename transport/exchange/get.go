@@ -151,7 +151,7 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid) (b blo
 		return blockstore.Block{}, err
 	}
 	r := bufio.NewReaderSize(st, 16<<10)
-	t, body, err := readFrame(r, maxHello)
+	t, _, err := readFrame(r, maxHello)
 	if err != nil {
 		return blockstore.Block{}, err
 	}
@@ -159,7 +159,8 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid) (b blo
 		return blockstore.Block{}, violation("no HELLO")
 	}
 	c.host.Peerstore().RecordLatency(info.ID, time.Since(asked))
-	if t, body, err = readFrame(r, maxAnswer); err != nil {
+	t, body, err := readFrame(r, maxAnswer)
+	if err != nil {
 		return blockstore.Block{}, err
 	}
 	if t != frameBlocks {
