@@ -287,6 +287,9 @@ type send struct {
 // are on their way.
 func (c *serving) sending(segment, bytes int) {
 	c.sends++
+	if len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
+		bytes = 0 // whoever reports nothing does not keep others waiting each time
+	}
 	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(bytes)})
 	c.swarm.sending(segment)
 	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {

@@ -63,7 +63,8 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 	)
 	defer hedge.Stop()
 	book := c.host.Peerstore()
-	latency := func(p peer.AddrInfo) time.Duration { return cmp.Or(book.LatencyEWMA(p.ID), time.Hour) }
+	const unknown = time.Hour
+	latency := func(p peer.AddrInfo) time.Duration { return cmp.Or(book.LatencyEWMA(p.ID), unknown) }
 	for {
 		slices.SortStableFunc(waiting, func(a, b peer.AddrInfo) int { return cmp.Compare(latency(a), latency(b)) })
 		for len(waiting) > 0 && asking < allowed {
@@ -71,7 +72,10 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 			waiting = waiting[1:]
 			asking++
 			asked[info.ID] = struct{}{}
-			hedge.Reset(max(getHedge, min(3*latency(info), 2*time.Second)))
+			hedge.Reset(getHedge)
+			if l := latency(info); l != unknown {
+				hedge.Reset(max(getHedge, 3*l))
+			}
 			go func() {
 				b, err := c.ask(ctx, info, id)
 				select {

@@ -30,7 +30,6 @@ type index struct {
 	count     int      // of the last list, where nodes are held already
 	held      bool     // a node was there already
 	queued    int      // answers that came and were not looked at
-	cost      float64  // bytes of answers for a node, of late
 	heard     time.Time
 }
 
@@ -77,7 +76,7 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 			x.count = l.count
 		}
 	default:
-		l.count = min(int(float64(s.window.size-s.owedSize)/x.cost)-s.unlisted(), maxPieces)
+		l.count = min(int(float64(s.window.size-s.owedSize)/s.nodeCost)-s.unlisted(), maxPieces)
 		if l.count < minList {
 			if len(s.lists) > 0 {
 				return list{}, false

@@ -71,10 +71,11 @@ type session struct {
 	others      int                 // that exchange the DAG with it
 	later       map[*task]time.Time // before when it is not to be asked for them
 
-	lists  []list // that it was asked for and has not answered, in order
-	listed int    // nodes that came of the first
-	slow   bool   // with nodes
-	ended  bool   // it said that no further nodes follow
+	lists    []list  // that it was asked for and has not answered, in order
+	listed   int     // nodes that came of the first
+	nodeCost float64 // bytes of its answers for a node, of late
+	slow     bool    // with nodes
+	ended    bool    // it said that no further nodes follow
 
 	owed     []*debt // in the order in which they were asked for
 	owedSize int     // sum of their costs
@@ -121,7 +122,7 @@ type debt struct {
 func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
-		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio,
+		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio, nodeCost: nodeCost,
 		begun: now, lastByte: now, dropStart: now, later: make(map[*task]time.Time),
 	}
 }
@@ -320,7 +321,7 @@ func (s *session) want(frame []byte) []byte {
 	if f.client.readers.Load() > 0 {
 		limit /= readersShare // somebody waits for a page
 	}
-	limit -= int(float64(s.unlisted()) * f.index.cost)
+	limit -= int(float64(s.unlisted()) * s.nodeCost)
 	var spans []span
 	var batch []*debt
 	now := time.Now()

@@ -171,7 +171,7 @@ func (s *session) indexed(a answer) error {
 	}
 	x := &f.index
 	if a.body.count > 0 {
-		x.cost += (float64(len(a.body.payload))/float64(a.body.count) - x.cost) / 4
+		s.nodeCost += (float64(len(a.body.payload))/float64(a.body.count) - s.nodeCost) / 4
 	}
 	wanted := x.source == s && !x.last && !f.order.complete
 	if wanted {

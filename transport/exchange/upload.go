@@ -15,7 +15,8 @@ type upload struct {
 	window window
 	onWay  int // bytes
 	done   int64
-	rtt    time.Duration // the shortest that an answer took to be reported
+	rtt    time.Duration // the shortest that an answer took to be reported, of late
+	rttAt  time.Time     // when that was
 	room   chan struct{} // closed and replaced when there may be room
 }
 
@@ -31,6 +32,9 @@ type onItsWay struct {
 // After onWayTime an answer does not keep others waiting, whatever became of it: who reads
 // slowly takes room from nobody.
 const onWayTime = time.Second
+
+// rttTime is how long the shortest time counts: paths change, and peers lie.
+const rttTime = 10 * time.Second
 
 func newUpload() *upload {
 	return &upload{window: window{size: firstWindow}, room: make(chan struct{})}
@@ -70,8 +74,8 @@ func (u *upload) arrived(a *onItsWay, reported bool) {
 	}
 	u.done += int64(a.bytes)
 	now := time.Now()
-	if took := now.Sub(a.at); u.rtt == 0 || took < u.rtt {
-		u.rtt = took
+	if took := now.Sub(a.at); u.rtt == 0 || took < u.rtt || now.Sub(u.rttAt) > rttTime {
+		u.rtt, u.rttAt = took, now
 	}
 	u.window.sample(u.done-a.done, a.at, now, a.full, u.rtt, a.bytes)
 }
