@@ -268,6 +268,9 @@ func (c *serving) later(segment int, large bool) bool {
 		return false
 	}
 	if !again {
+		if len(c.refused) >= maxQueued {
+			return false
+		}
 		c.refused[segment] = now
 	}
 	return true
@@ -287,8 +290,8 @@ type send struct {
 // are on their way.
 func (c *serving) sending(segment, bytes int) {
 	c.sends++
-	if len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
-		bytes = 0 // whoever reports nothing does not keep others waiting each time
+	if !c.swarm.crowded(c.remote) || len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
+		bytes = 0 // and whoever reports nothing does not keep others waiting each time
 	}
 	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(bytes)})
 	c.swarm.sending(segment)
@@ -334,7 +337,7 @@ type run struct {
 func (c *serving) run(s span, stored bool) (run, error) {
 	r := run{hard: true}
 	size := 0
-	for i := s.first; i < s.end() && len(r.pieces) < maxPieces; i++ {
+	for i := s.first; i < s.end() && len(r.pieces) < maxPieces && c.ctx.Err() == nil; i++ {
 		p, n, err := c.piece(i, stored)
 		if err != nil || len(r.pieces) > 0 && (size+len(p.bytes) > frameBytes || r.stands+n > standBytes) {
 			break

@@ -373,7 +373,7 @@ func (f *Fetch) swapSlowest() {
 	least := int64(math.MaxInt64)
 	for s := range f.sessions {
 		n := s.received.Load()
-		if brought := n - s.swapSeen; brought < least && s.err == nil {
+		if brought := n - s.swapSeen; brought < least && s.err == nil && time.Since(s.began) > dropAfter {
 			slowest, least = s, brought
 		}
 		s.swapSeen = n

@@ -74,7 +74,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 			asked[info.ID] = struct{}{}
 			hedge.Reset(getHedge)
 			if l := latency(info); l != unknown {
-				hedge.Reset(max(getHedge, 3*l))
+				hedge.Reset(max(getHedge, min(3*l, 2*time.Second)))
 			}
 			go func() {
 				b, err := c.ask(ctx, info, id)

@@ -31,6 +31,11 @@ type index struct {
 	held      bool     // a node was there already
 	queued    int      // answers that came and were not looked at
 	heard     time.Time
+	// What had come when it was last looked whether the source is slow.
+	looked   time.Time
+	lookedAt *session
+	nodes    int
+	read     int64
 }
 
 const (
@@ -107,7 +112,22 @@ func (x *index) check(f *Fetch, now time.Time) {
 		now.Sub(x.heard) > max(stallAfter, 4*s.rtt) && f.other(s) {
 		x.source, s.slow = nil, true
 	}
+	// Nor does one that sends a node now and then.
+	if s := x.source; s != nil && now.Sub(x.looked) > slowTime {
+		read := s.received.Load()
+		if x.lookedAt == s && x.waiting && x.all-x.nodes < minList && read-x.read < slowBytes && f.other(s) {
+			x.source, s.slow = nil, true
+		}
+		x.looked, x.lookedAt, x.nodes, x.read = now, s, x.all, read
+	}
 }
+
+// A source of nodes is too slow if in slowTime it brought fewer than minList, and fewer
+// bytes than slowBytes.
+const (
+	slowTime  = 2 * time.Second
+	slowBytes = 32 << 10
+)
 
 // nodes are pieces of an INDEX that was taken in.
 type nodes struct {
@@ -156,6 +176,11 @@ func (f *Fetch) number() error {
 		held = held[:0]
 	}
 	for {
+		select {
+		case <-f.end:
+			return errors.Join(errFinished, w.Flush())
+		default:
+		}
 		s, ok, err := cursor.Next()
 		if err != nil {
 			return errors.Join(err, w.Flush())

@@ -24,7 +24,7 @@ type pool struct {
 }
 
 // scanLimit bounds how many tasks are looked at to find one that a peer may have.
-const scanLimit = 1024
+const scanLimit = 1 << 13
 
 // add makes a task of the latest segment, of which leaves are missing that claim so many
 // bytes. The caller holds mu.
@@ -150,7 +150,7 @@ func (f *Fetch) has(s *session) bool {
 // steal returns a task that another session owes and s would bring much sooner, or nil.
 // The caller holds mu.
 func (f *Fetch) steal(s *session) (*task, []span) {
-	if !f.order.complete || len(f.pool.queue) > 0 && f.has(s) || s.rate() == 0 {
+	if !f.order.complete || len(f.pool.queue) > 0 && f.has(s) {
 		return nil, nil
 	}
 	now := time.Now()
@@ -204,6 +204,10 @@ const (
 // callOff tells those who still owe t, which is done, not to send it. The caller holds
 // mu.
 func (f *Fetch) callOff(t *task) {
+	if t.queued { // a stall had put it there
+		t.queued = false
+		f.pool.queue = slices.DeleteFunc(f.pool.queue, func(q *task) bool { return q == t })
+	}
 	for _, s := range slices.Clone(t.owers) {
 		s.drop(t)
 	}

@@ -130,10 +130,11 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 				s.delay = max(s.delay, busy.pause)
 			}
 			// Spread out, so that peers that failed together do not return together.
+			end := f.end // alone: the fetch is not to be kept for an hour
 			time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
 				select {
 				case again <- o.peer:
-				case <-f.end:
+				case <-end:
 				}
 			})
 			s.delay = min(2*s.delay, lastRetry)

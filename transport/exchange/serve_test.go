@@ -235,8 +235,8 @@ func every(n, apart int) (spans []span) {
 	return spans
 }
 
-// TestSameAgain asks the same a thousand times, as often as it is answered: a fetcher may
-// do that.
+// TestSameAgain asks the same a thousand times, as often as it is answered, but for OPEN: a
+// fetcher may do that.
 func TestSameAgain(t *testing.T) {
 	site := newTree(63, 1, 5)
 	seed := newNode(t, site.blocks...)
@@ -255,8 +255,10 @@ func TestSameAgain(t *testing.T) {
 	open := appendOpen(nil, open{root: site.root()})
 	first := ask(opening(site.root()), frameOpened)
 	for i := range 1000 {
-		if got := ask(open, frameOpened); !bytes.Equal(got, first) {
-			t.Fatal("another answer to OPEN")
+		if i < maxOpens-1 {
+			if got := ask(open, frameOpened); !bytes.Equal(got, first) {
+				t.Fatal("another answer to OPEN")
+			}
 		}
 		a, err := parseIndex(ask(appendList(nil, list{count: 2}), frameIndex))
 		if err != nil || a.body.count != 2 || !a.last {

@@ -19,6 +19,8 @@ const (
 	// maxQueued is how many spans, and CIDs, a peer may have asked for and not been
 	// answered.
 	maxQueued = 4 * maxSpans
+	// maxOpens is how often a stream may open: once, and again when the base is known.
+	maxOpens = 4
 	// frameBytes is how many bytes of pieces go into an answer, and standBytes for how
 	// many bytes of blocks they stand, unless a single one is larger.
 	frameBytes = 1 << 20
@@ -46,12 +48,13 @@ type serving struct {
 
 	wake chan struct{} // holds one value when requests came
 
-	mu    sync.Mutex // guards the fields below
-	opens []open
-	lists []list
-	wants []span
-	gets  []cid.Cid
-	got   int // DATA that arrived, as the peer says
+	mu     sync.Mutex // guards the fields below
+	opens  []open
+	opened int // OPEN that came
+	lists  []list
+	wants  []span
+	gets   []cid.Cid
+	got    int // DATA that arrived, as the peer says
 
 	// The fields below belong to the goroutine that makes answers.
 
@@ -150,7 +153,7 @@ func (c *serving) request(t frameType, body []byte) error {
 	switch t {
 	case frameOpen:
 		o, err := parseOpen(body)
-		if err == nil && len(c.opens) == 2 {
+		if c.opened++; err == nil && c.opened > maxOpens {
 			err = violation("too many OPEN")
 		}
 		c.opens = append(c.opens, o)

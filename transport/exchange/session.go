@@ -30,6 +30,8 @@ const (
 	basedRatio = 0.03
 	// maxLies is how many MISS a peer may send for leaves that it said it holds.
 	maxLies = 8
+	// missTime is after how long it may be asked again.
+	missTime = 5 * time.Second
 	// newsBurst is how many HAVE and PEERS a peer may send, and newsRate how many more in
 	// each second: each may take as long as thousands of other frames, and a provider that
 	// has news sends one of each four times a second.
@@ -68,6 +70,7 @@ type session struct {
 	all         bool // it holds every leaf, but for lacks
 	have, lacks leafSet
 	lies        int
+	missedAt    time.Time
 	others      int                 // that exchange the DAG with it
 	later       map[*task]time.Time // before when it is not to be asked for them
 
@@ -103,7 +106,8 @@ type session struct {
 	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
 	dropStart time.Time    // of the time in which minBytes are due
 	dropSeen  int64        // bytes read at dropStart
-	swapSeen  int64        // bytes read when the slowest session was last looked for
+	began     time.Time
+	swapSeen  int64 // bytes read when the slowest session was last looked for
 }
 
 // debt is what was asked for of a task.
@@ -123,7 +127,7 @@ func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
 		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio, nodeCost: nodeCost,
-		begun: now, lastByte: now, dropStart: now, later: make(map[*task]time.Time),
+		begun: now, lastByte: now, dropStart: now, began: now, later: make(map[*task]time.Time),
 	}
 }
 
@@ -173,10 +177,14 @@ func (s *session) unlisted() int {
 
 // eta returns how long it takes until so many bytes have come.
 func (s *session) eta(bytes int) time.Duration {
-	if s.stalled || s.rate() == 0 {
+	if s.stalled {
 		return time.Hour
 	}
-	return s.rtt + time.Duration(float64(bytes)/s.rate()*float64(time.Second))
+	rate := s.rate()
+	if rate == 0 { // it was not asked yet
+		rate = firstWindow / (s.rtt + 100*time.Millisecond).Seconds()
+	}
+	return s.rtt + time.Duration(float64(bytes)/rate*float64(time.Second))
 }
 
 // end ends the session for the given reason; what it owes goes back to the pool.
@@ -324,8 +332,13 @@ func (s *session) want(frame []byte) []byte {
 	limit -= int(float64(s.unlisted()) * s.nodeCost)
 	var spans []span
 	var batch []*debt
+	queued := len(s.cancels)
+	for _, d := range s.owed {
+		queued += len(d.spans)
+	}
 	now := time.Now()
-	for s.hasRoom(limit) && len(spans) < maxSpans-segmentLeaves && !f.nearerWaits(s) {
+	// The provider takes maxQueued spans, some of which it may split.
+	for s.hasRoom(limit) && len(spans) < maxSpans-segmentLeaves && queued+len(spans) < maxQueued-2*maxSpans && !f.nearerWaits(s) {
 		t, parts := f.take(s)
 		stolen := t == nil
 		if stolen {
@@ -423,6 +436,15 @@ func (s *session) check(now time.Time) {
 		return
 	}
 	if s.handing || len(s.owed) == 0 && len(s.lists) == 0 && s.opening == 0 {
+		if s.stalled && !s.handing {
+			// Others brought what it owed, so no byte will tell that it is back.
+			s.end(errStalled)
+			return
+		}
+		if s.lacks.n > 0 && now.Sub(s.missedAt) > missTime {
+			s.lacks = leafSet{} // it may be able to read them now
+			s.fetch.changed.Broadcast()
+		}
 		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 		return
 	}

@@ -225,6 +225,12 @@ func (w *swarm) others(p peer.ID, n int) (some []peer.ID, count int) {
 // order returns the complete order with the given base, making it if need be. It waits
 // for a Fetch that has still to complete its own. It fails if a node is not held.
 func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, error) {
+	w.mu.Lock()
+	if o := w.orders[base]; o != nil && w.known && w.all {
+		w.mu.Unlock()
+		return o, nil
+	}
+	w.mu.Unlock()
 	select {
 	case w.making <- struct{}{}:
 		defer func() { <-w.making }()
@@ -279,7 +285,9 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 		if len(w.orders) < maxOrders {
 			break
 		}
-		delete(w.orders, b)
+		if b.Defined() { // anybody may need the one without a base
+			delete(w.orders, b)
+		}
 	}
 	w.orders[base] = o
 	return o, nil

@@ -333,6 +333,7 @@ func (s *session) missed(spans []span) error {
 			return violation("MISS that nobody asked for")
 		}
 	}
+	s.missedAt = time.Now()
 	if s.lies++; s.lies > maxLies {
 		return errLies
 	}

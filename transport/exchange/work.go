@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 
@@ -86,6 +87,11 @@ func (w *worker) take(a arrival) error {
 	}
 	solid := true // whoever holds none of it can read it
 	for i, l := range leaves {
+		select {
+		case <-f.end:
+			return nil
+		default:
+		}
 		solid = solid && pieces[i].kind == kindBlock
 		b, err := f.decode(l.cid, l.base, pieces[i])
 		if errors.Is(err, errNoBase) {
@@ -102,10 +108,10 @@ func (w *worker) take(a arrival) error {
 		good = append(good, len(b.Data()))
 	}
 	w.held = append(w.held, a.answer.span())
-	if solid && a.answer.body.encoding == encodingZstd && f.shared {
-		// As it came it can be passed on.
-		a.frame = nil
-		f.client.server.frames.add(frameKey{root: f.request.Root, span: a.answer.span()}, a.answer.body)
+	if b := a.answer.body; solid && b.encoding == encodingZstd && len(b.payload) <= b.raw-b.raw/minSaving && f.shared {
+		// As it came it can be passed on. The buffer it is in may be much larger.
+		b.payload = slices.Clone(b.payload)
+		f.client.server.frames.add(frameKey{root: f.request.Root, span: a.answer.span()}, b)
 	}
 	return nil
 }
