@@ -180,7 +180,7 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 			if eta < latest || eta < own {
 				continue
 			}
-			if f.extra > 0 && f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
+			if now.Sub(d.asked) < straggler && f.extra > 0 && f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
 				continue
 			}
 			if m := f.missing(t, s); len(m) > 0 {
@@ -198,6 +198,8 @@ const (
 	// one task, is asked for twice to be done sooner. What is called off before it is sent
 	// does not count.
 	stealPart = 100
+	// Nor does what is still owed after so long, when all else is there or asked for.
+	straggler = 1500 * time.Millisecond
 	stealMin  = 64 << 10
 )
 
