@@ -10,32 +10,36 @@ import (
 )
 
 // damageSite changes a byte in the record of each block of a machine's store whose
-// bytes are stored as they are and hold mark.
-func damageSite(t *testing.T, m *machine, mark string) {
+// bytes are stored as they are and hold mark. It returns the packs that it changed.
+func damageSite(t *testing.T, m *machine, mark string) (packs []string) {
 	t.Helper()
-	packs, err := filepath.Glob(filepath.Join(m.repo, "blocks", "*.pack"))
-	if err != nil || len(packs) == 0 {
-		t.Fatalf("packs: %v, %v", packs, err)
+	all, err := filepath.Glob(filepath.Join(m.repo, "blocks", "*.pack"))
+	if err != nil || len(all) == 0 {
+		t.Fatalf("packs: %v, %v", all, err)
 	}
-	damaged := 0
-	for _, name := range packs {
+	for _, name := range all {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
+		damaged := false
 		for i := range data {
 			if i+len(mark) <= len(data) && string(data[i:i+len(mark)]) == mark {
 				data[i] ^= 1
-				damaged++
+				damaged = true
 			}
+		}
+		if damaged {
+			packs = append(packs, name)
 		}
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if damaged == 0 {
+	if len(packs) == 0 {
 		t.Fatalf("no block holds %q", mark)
 	}
+	return packs
 }
 
 // TestRepair damages a mirror's disk: pollux repair fetches what is lost from the
@@ -65,7 +69,7 @@ func TestRepair(t *testing.T) {
 		t.Errorf("repaired again: %+v", repaired)
 	}
 
-	damageSite(t, b, mark)
+	packs := damageSite(t, b, mark)
 	if _, body := b.read(added.Root, "marked.html"); string(body) != mark {
 		t.Errorf("read %q", body)
 	}
@@ -73,6 +77,12 @@ func TestRepair(t *testing.T) {
 		bad, err := filepath.Glob(filepath.Join(b.repo, "blocks", "*.bad"))
 		if err != nil {
 			t.Fatal(err)
+		}
+		// The reader has the block again before the pack is looked at.
+		for _, name := range packs {
+			if _, err := os.Stat(name); err == nil {
+				return false
+			}
 		}
 		whole := !slices.ContainsFunc(s.Sites, func(s api.Site) bool { return s.State != api.StateWhole })
 		return whole && len(bad) == 0 && s.Store.QuarantinedBytes == 0
