@@ -251,7 +251,7 @@ func (s *Store) collectPack(ctx context.Context, p *pack, marks *Marks) (removed
 }
 
 // pacer returns a function for work that can wait to call again and again. While
-// others read and write, it sleeps twice as long as the work took.
+// others read and write, it sleeps four times as long as the work took.
 func (s *Store) pacer(ctx context.Context) func() error {
 	began := time.Now()
 	return func() error {
@@ -260,7 +260,7 @@ func (s *Store) pacer(ctx context.Context) func() error {
 			return ctx.Err()
 		}
 		if s.inUse.Swap(false) {
-			if err := sleep(ctx, 2*worked); err != nil {
+			if err := sleep(ctx, 4*worked); err != nil {
 				return err
 			}
 		}
