@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
@@ -164,4 +165,12 @@ func nodeOf(blocks ...blockstore.Block) blockstore.Block {
 		links = append(links, dag.Link{Name: fmt.Sprintf("%04d", i), CID: b.CID(), Size: uint64(len(b.Data()))})
 	}
 	return blockstore.Sum(cid.DagProtobuf, dag.Node{Links: links, Data: []byte{8, 1}}.Encode())
+}
+
+// limit ends a test whose fetch must end because an honest provider is there. What it
+// would do otherwise is hang.
+func limit(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
 }
