@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,6 +121,21 @@ func wanted(t *testing.T, req []byte) (leaves []int) {
 	return leaves
 }
 
+// A silence is of a peer that does not answer: here the prober gives up on it at once, rather
+// than after a while. Each such peer has one of its own, since it may still take in what it
+// was asked when the next one is probed.
+type silence chan struct{}
+
+func newSilence() silence { return make(silence, 1) }
+
+func (s silence) answer([]byte) []byte {
+	select {
+	case s <- struct{}{}:
+	default: // it was said
+	}
+	return nil
+}
+
 func TestProbe(t *testing.T) {
 	site := newTree(20, 8, 25)
 	a := newAnswers(t, site)
@@ -144,18 +158,14 @@ func TestProbe(t *testing.T) {
 	if err := unreachable.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Of whoever is silent the prober gives up at once here, rather than after a while.
-	var giveUp atomic.Pointer[func()]
-	mute := func([]byte) []byte {
-		(*giveUp.Load())()
-		return nil
-	}
+	start, afterHello, leaves := newSilence(), newSilence(), newSilence()
 	for _, tc := range []struct {
 		name   string
 		host   host.Host
 		want   Standing
 		share  float64
 		banned bool
+		silent silence
 		leaves int // that come before a silent one is given up on
 	}{
 		{name: "full", host: server(site.blocks...), want: Full, share: 1},
@@ -198,13 +208,16 @@ func TestProbe(t *testing.T) {
 			i := (wanted(t, req)[0] + 1) % a.order.leaves.len()
 			return append(appendData(nil, i, a.body(a.blocks[a.order.leaves.at(i)])), appendData(nil, i, a.body(a.blocks[a.order.leaves.at(i)]))...)
 		})},
-		{name: "silent from the start", host: stranger(t, func(st network.Stream) {
-			mute(nil)
+		{name: "silent from the start", silent: start, host: stranger(t, func(st network.Stream) {
+			start.answer(nil)
 			read(st)
 		})},
-		{name: "silent after HELLO", host: liar(t, func(_ frameType, req []byte) []byte { return mute(req) })},
-		{name: "silent when leaves are asked for", want: Partial, host: but(frameWant, mute)},
-		{name: "silent when nodes are asked for", want: Partial, share: 1, leaves: probeLeaves, host: but(frameGet, mute)},
+		{name: "silent after HELLO", silent: afterHello, host: liar(t, func(_ frameType, req []byte) []byte {
+			return afterHello.answer(req)
+		})},
+		{name: "silent when leaves are asked for", want: Partial, silent: leaves, host: but(frameWant, leaves.answer)},
+		{name: "silent when nodes are asked for", want: Partial, share: 1, leaves: probeLeaves,
+			host: but(frameGet, newSilence().answer)},
 		{name: "closed at once", host: stranger(t, func(network.Stream) {})},
 		{name: "closed after HELLO", host: stranger(t, func(st network.Stream) { st.Write(appendFrame(nil, frameHello)); st.CloseWrite(); read(st) })},
 		{name: "no HELLO", host: stranger(t, func(st network.Stream) {
@@ -245,12 +258,13 @@ func TestProbe(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			silent := func() {
-				if tc.leaves == 0 {
+			go func() {
+				select {
+				case <-tc.silent:
 					cancel()
+				case <-ctx.Done():
 				}
-			}
-			giveUp.Store(&silent)
+			}()
 			came := 0
 			got := prober.client.probe(ctx, info, site.root(), a.order, func() {
 				if came++; came == tc.leaves {
