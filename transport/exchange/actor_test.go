@@ -49,6 +49,7 @@ type script struct {
 	after  func(a *actor) []byte // sent after each answer, the scripted ones included
 	gone   bool
 	deaf   bool
+	slow   bool // what the script says is sent a little at a time
 	banned bool // whoever fetches can tell who is to blame
 	based  bool // what it does takes a base
 }
@@ -107,6 +108,7 @@ func (a *actor) play(st network.Stream) {
 	}
 	// scripted sends an answer of the script, and says whether to go on.
 	scripted := func(b []byte) bool {
+		a.trickle(st, &b)
 		ok := send(b)
 		a.act.Do(func() { close(a.acted) })
 		if a.gone {
@@ -171,6 +173,25 @@ func (a *actor) play(st network.Stream) {
 		if !ok {
 			return
 		}
+	}
+}
+
+// trickle sends of b, if the actor is slow, a little at a time: just above what ends a session.
+func (a *actor) trickle(st network.Stream, b *[]byte) {
+	if !a.slow {
+		return
+	}
+	const every = 100 * time.Millisecond
+	n := int(minBytes*every/dropAfter) * 5 / 4
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for ; len(*b) > n; *b = (*b)[n:] {
+		if _, err := st.Write((*b)[:n]); err != nil {
+			return
+		}
+		a.sent.Add(int64(n))
+		a.act.Do(func() { close(a.acted) })
+		<-tick.C
 	}
 }
 

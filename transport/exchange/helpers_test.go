@@ -19,9 +19,12 @@ import (
 	"pollux/dag"
 )
 
-func newHost(t testing.TB) host.Host {
+func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	h, err := libp2p.New(append([]libp2p.Option{
+		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.DisableRelay(), libp2p.DisableMetrics(),
+	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +111,13 @@ func newNode(t testing.TB, blocks ...blockstore.Block) *node {
 // nodeWith serves from source and fetches into store.
 func nodeWith(t testing.TB, store *blockstore.Store, source Store) *node {
 	t.Helper()
-	n := &node{Host: newHost(t), store: store}
+	return nodeOn(t, newHost(t), store, source)
+}
+
+// nodeOn does so on a host.
+func nodeOn(t testing.TB, h host.Host, store *blockstore.Store, source Store) *node {
+	t.Helper()
+	n := &node{Host: h, store: store}
 	var err error
 	if n.server, err = NewServer(n.Host, source, testLog(t)); err != nil {
 		t.Fatal(err)

@@ -325,11 +325,7 @@ func (s *session) cancel(frame []byte) []byte {
 // want appends a WANT of what the window has room for. The caller holds fetch.mu.
 func (s *session) want(frame []byte) []byte {
 	f := s.fetch
-	limit := s.window.size
-	if f.client.readers.Load() > 0 {
-		limit /= readersShare // somebody waits for a page
-	}
-	limit -= int(float64(s.unlisted()) * s.nodeCost)
+	limit := s.limit()
 	var spans []span
 	var batch []*debt
 	queued := len(s.cancels)
@@ -377,6 +373,16 @@ func (s *session) want(frame []byte) []byte {
 	return appendSpanFrame(frame, frameWant, joined(spans))
 }
 
+// limit is how many bytes of leaves s may owe: what nodes leave of its window. The caller
+// holds fetch.mu.
+func (s *session) limit() int {
+	limit := s.window.size
+	if s.fetch.client.readers.Load() > 0 {
+		limit /= readersShare // somebody waits for a page
+	}
+	return limit - int(float64(s.unlisted())*s.nodeCost)
+}
+
 // hasRoom says whether s may be asked for more if it may owe limit bytes. The caller
 // holds fetch.mu.
 func (s *session) hasRoom(limit int) bool {
@@ -414,7 +420,7 @@ func (f *Fetch) nearerWaits(s *session) bool {
 		return false
 	}
 	for t := range f.sessions {
-		if t != s && t.ready() && t.hasRoom(t.window.size) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
+		if t != s && t.ready() && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}
