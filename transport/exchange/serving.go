@@ -339,6 +339,9 @@ func (c *serving) next() ([]byte, error) {
 		}
 	}
 	c.mu.Unlock()
+	if got > c.sends {
+		return nil, violation("GOT of %d DATA, %d were sent", got, c.sends)
+	}
 	c.arrived(got, true)
 	switch {
 	case opening != nil:
