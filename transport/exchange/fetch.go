@@ -84,11 +84,18 @@ type UnreachableError struct {
 	Waited    time.Duration // without a block arriving
 	Providers int           // peers that were announced as providers
 	Asked     int           // peers that were asked
+	// Limit is how the resource manager of this node kept it from asking a peer; nil if it
+	// did not.
+	Limit error
 }
 
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("nothing arrived for %v; blocks missing: %d, providers found: %d, peers asked: %d",
+	s := fmt.Sprintf("nothing arrived for %v; blocks missing: %d, providers found: %d, peers asked: %d",
 		e.Waited, e.Missing, e.Providers, e.Asked)
+	if e.Limit != nil {
+		s += fmt.Sprintf("; this node's own limits keep it from asking (%v): fetch fewer sites at a time", e.Limit)
+	}
+	return s
 }
 
 // arrival is an answer on its way from a session to whoever decodes it.
@@ -207,6 +214,7 @@ type Fetch struct {
 	fetched    int64 // bytes of the blocks that were fetched
 	extra      int   // bytes that were asked for twice to be done sooner
 	lastBlock  time.Time
+	limited    error // by the resource manager, when a peer was last to be asked
 	ended      bool
 	err        error
 }
@@ -358,6 +366,7 @@ func (f *Fetch) watch() {
 			if t := f.request.Timeout; t > 0 && now.Sub(f.lastBlock) > t {
 				f.finish(&UnreachableError{
 					Missing: max(f.left, 1), Waited: t, Providers: len(f.providers), Asked: len(f.asked),
+					Limit: f.limited,
 				})
 			}
 			f.mu.Unlock()

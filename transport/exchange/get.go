@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"pollux/blockstore"
@@ -60,6 +62,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 		providers = make(map[peer.ID]struct{})
 		hedge     = time.NewTimer(time.Hour)
 		allowed   = 1 // peers that may be asked at a time
+		limited   error
 	)
 	defer hedge.Stop()
 	book := c.host.Peerstore()
@@ -103,6 +106,9 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 			if r.err == nil {
 				return put(store, r.block)
 			}
+			if errors.Is(r.err, network.ErrResourceLimitExceeded) {
+				limited = r.err
+			}
 			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", id, "err", r.err)
 			info := infos[r.peer]
 			time.AfterFunc(getAgain, func() {
@@ -116,7 +122,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 		case <-hedge.C:
 			allowed = min(allowed+1, getActive)
 		case <-expired:
-			return &UnreachableError{Missing: 1, Waited: timeout, Providers: len(providers), Asked: len(asked)}
+			return &UnreachableError{Missing: 1, Waited: timeout, Providers: len(providers), Asked: len(asked), Limit: limited}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

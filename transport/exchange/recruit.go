@@ -189,6 +189,11 @@ func compareBool(a, b bool) int {
 // that the peer sent blocks.
 func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err error) {
 	st, release, err := f.client.stream(ctx, info)
+	f.mu.Lock()
+	if f.limited = nil; errors.Is(err, network.ErrResourceLimitExceeded) {
+		f.limited = err
+	}
+	f.mu.Unlock()
 	if err != nil {
 		return false, err
 	}
