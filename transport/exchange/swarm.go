@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -371,7 +372,7 @@ const (
 func newFrames() *frames {
 	c := &frames{}
 	// Only the sum of sizes bounds the cache; the count cannot be reached.
-	c.lru, _ = simplelru.NewLRU(1<<30, func(_ frameKey, b body) { c.bytes -= frameCost + len(b.payload) })
+	c.lru, _ = simplelru.NewLRU(1<<30, func(_ frameKey, b body) { c.bytes -= frameCost + cap(b.payload) })
 	return c
 }
 
@@ -387,8 +388,11 @@ func (c *frames) add(k frameKey, b body) {
 	if c.lru.Contains(k) {
 		return
 	}
+	if n := len(b.payload); cap(b.payload) > n+n/8 {
+		b.payload = slices.Clone(b.payload) // the buffer it was packed into may be much larger
+	}
 	c.lru.Add(k, b)
-	for c.bytes += frameCost + len(b.payload); c.bytes > frameCache; {
+	for c.bytes += frameCost + cap(b.payload); c.bytes > frameCache; {
 		c.lru.RemoveOldest()
 	}
 }
