@@ -24,7 +24,8 @@ import (
 // A fetcher speaks to a server frame by frame.
 type fetcher struct {
 	network.Stream
-	r *bufio.Reader
+	r    *bufio.Reader
+	from host.Host
 }
 
 func dial(t testing.TB, h host.Host, to *node) *fetcher {
@@ -45,7 +46,7 @@ func tryDial(ctx context.Context, h host.Host, to *node) (*fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fetcher{st, bufio.NewReader(st)}, nil
+	return &fetcher{st, bufio.NewReader(st), h}, nil
 }
 
 // next returns the next frame of one of the types, leaving out others.

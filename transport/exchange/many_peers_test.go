@@ -1,0 +1,157 @@
+package exchange
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"pollux/blockstore"
+)
+
+// TestManyPeers has as many peers ask one provider as it serves at a time, each for a site of
+// its own, so that none can help another. One more is turned away; as many as it sends DAGs to
+// get theirs, over and over; the others are told that it is busy, and get single blocks; and
+// when one leaves, another takes its place.
+func TestManyPeers(t *testing.T) {
+	t.Parallel()
+	var blocks []blockstore.Block
+	roots := make([]cid.Cid, serveLimit)
+	for i := range roots {
+		leaf := raw(fmt.Sprint("leaf ", i))
+		root := nodeOf(leaf)
+		roots[i] = root.CID()
+		blocks = append(blocks, root, leaf)
+	}
+	store := newStore(t)
+	if err := store.Put(blocks...); err != nil {
+		t.Fatal(err)
+	}
+	seed := nodeOn(t, newHost(t, libp2p.ResourceManager(&network.NullResourceManager{})), store, store)
+	peers := make([]*fetcher, serveLimit)
+	var tasks sync.WaitGroup
+	next := make(chan int, len(peers))
+	for i := range peers {
+		next <- i
+	}
+	close(next)
+	for range 8 {
+		tasks.Go(func() {
+			for i := range next {
+				f, err := tryDial(t.Context(), newHost(t, libp2p.NoListenAddrs), seed)
+				if err == nil {
+					_, err = f.Write(hello)
+				}
+				if err == nil {
+					_, _, err = f.next(frameHello)
+				}
+				if err != nil {
+					t.Errorf("peer %d: %v", i, err)
+					return
+				}
+				peers[i] = f
+			}
+		})
+	}
+	if tasks.Wait(); t.Failed() {
+		return
+	}
+	late := func() error {
+		f, err := tryDial(t.Context(), newHost(t, libp2p.NoListenAddrs), seed)
+		if err == nil {
+			_, err = f.Write(hello)
+		}
+		if err == nil {
+			_, _, err = f.next(frameHello)
+		}
+		if err == nil {
+			t.Cleanup(func() { f.Reset() })
+		}
+		return err
+	}
+	if late() == nil {
+		t.Error("one more than are served at a time is served")
+	}
+	ask := func(i int) frameType {
+		t.Helper()
+		if _, err := peers[i].Write(appendOpen(nil, open{root: roots[i]})); err != nil {
+			t.Fatal(err)
+		}
+		typ, _, err := peers[i].next(frameOpened, frameBusy)
+		if err != nil {
+			t.Fatalf("peer %d: %v", i, err)
+		}
+		return typ
+	}
+	leaf := func(i int) {
+		t.Helper()
+		if _, err := peers[i].Write(appendSpanFrame(nil, frameWant, []span{{0, 1}})); err != nil {
+			t.Fatal(err)
+		}
+		typ, _, err := peers[i].next(frameData, frameLater, frameMiss, frameBusy)
+		if err != nil || typ != frameData {
+			t.Fatalf("peer %d, which was admitted, got a frame of type %d, %v", i, typ, err)
+		}
+	}
+	for i := range uploads {
+		if typ := ask(i); typ != frameOpened {
+			t.Fatalf("peer %d got a frame of type %d", i, typ)
+		}
+		leaf(i)
+	}
+	for i := uploads; i < len(peers); i++ {
+		if typ := ask(i); typ != frameBusy {
+			t.Fatalf("peer %d got a frame of type %d", i, typ)
+		}
+		peers[i].ends(t)
+		// Those that were admitted ask again meanwhile, and get what they ask for.
+		leaf(i % uploads)
+		f := peers[i].again(t, seed)
+		if _, err := f.Write(appendGet(nil, roots[i:][:1])); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := f.next(frameBlocks); err != nil {
+			t.Fatalf("a block for peer %d: %v", i, err)
+		}
+		peers[i] = f
+	}
+	// The provider may take a moment to notice who left.
+	peers[0].Reset()
+	for last := len(peers) - 1; ask(last) != frameOpened; {
+		peers[last].ends(t)
+		peers[last] = peers[last].again(t, seed)
+	}
+	leaf(len(peers) - 1)
+	for _, f := range peers {
+		f.Reset()
+	}
+	quiet(t, seed.server)
+	if err := late(); err != nil {
+		t.Errorf("when all have left: %v", err)
+	}
+}
+
+// again opens another stream from where f was opened, which is reset. The provider may take a
+// moment to notice that.
+func (f *fetcher) again(t testing.TB, to *node) *fetcher {
+	t.Helper()
+	f.Reset()
+	for ctx := limit(t); ; {
+		next, err := tryDial(ctx, f.from, to)
+		if err == nil {
+			_, err = next.Write(hello)
+		}
+		if err == nil {
+			_, _, err = next.next(frameHello)
+		}
+		if err == nil {
+			return next
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
