@@ -325,7 +325,7 @@ func (s *session) cancel(frame []byte) []byte {
 // want appends a WANT of what the window has room for. The caller holds fetch.mu.
 func (s *session) want(frame []byte) []byte {
 	f := s.fetch
-	limit := s.window.size
+	limit := s.limit()
 	if f.client.readers.Load() > 0 {
 		limit /= readersShare // somebody waits for a page
 	}
@@ -414,7 +414,7 @@ func (f *Fetch) nearerWaits(s *session) bool {
 		return false
 	}
 	for t := range f.sessions {
-		if t != s && t.ready() && t.hasRoom(t.window.size) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
+		if t != s && t.ready() && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}
