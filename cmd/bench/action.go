@@ -100,11 +100,6 @@ func (m *machine) awaitTraffic(ctx context.Context, n int64) bool {
 // follow runs `pollux follow ROOT --wait` on all mirrors, for the site that the first
 // seed added last, and beside it also, whose ctx ends with it.
 func (w *world) follow(ctx context.Context, also func(context.Context) error) (m measure, err error) {
-	for _, n := range w.machines() {
-		if err := n.forgetPeak(); err != nil {
-			return m, err
-		}
-	}
 	meter, err := w.meter()
 	if err != nil {
 		return m, err
@@ -136,11 +131,6 @@ func (w *world) follow(ctx context.Context, also func(context.Context) error) (m
 	for _, g := range got {
 		m.Received += g.Received / int64(len(got))
 	}
-	for _, n := range w.seeds {
-		m.SeedPeak = max(m.SeedPeak, n.peakMemory())
-	}
-	for _, n := range w.mirrors {
-		m.MirrorPeak = max(m.MirrorPeak, n.peakMemory())
-	}
+	w.peaks(&m)
 	return m, nil
 }

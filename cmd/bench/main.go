@@ -142,11 +142,8 @@ func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) e
 
 func (b *bench) scenario(ctx context.Context, s *scenario) report {
 	r := report{scenario: s, Scenario: s.name, About: s.about, Runs: results{}, Asks: []verdict{}}
-	var site, next string
-	site, err := s.site(b.sites, b.scratch)
-	if err == nil && s.next != nil {
-		next, err = s.next(b.sites, b.scratch)
-	}
+	var sites sites
+	err := sites.find(s, b.sites, b.scratch)
 	if err != nil {
 		r.fail("", err)
 		return r
@@ -156,7 +153,7 @@ func (b *bench) scenario(ctx context.Context, s *scenario) report {
 		var got []measure
 		for n := range b.runs {
 			b.log("%s: %s (%d of %d)", s.name, run.label, n+1, b.runs)
-			m, err := b.measure(ctx, s, run, site, next, r.Runs)
+			m, err := b.measure(ctx, s, run, sites, r.Runs)
 			if err != nil {
 				// The other repeats must not hide it.
 				r.fail(run.label, err)
@@ -180,7 +177,7 @@ func (b *bench) scenario(ctx context.Context, s *scenario) report {
 }
 
 // measure does one run in a world of its own.
-func (b *bench) measure(ctx context.Context, s *scenario, run *run, site, next string, earlier results) (m measure, err error) {
+func (b *bench) measure(ctx context.Context, s *scenario, run *run, sites sites, earlier results) (m measure, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("not done within %v", s.limit))
 	defer cancel()
 	w, err := newWorld(s, run, b.bin)
@@ -188,7 +185,7 @@ func (b *bench) measure(ctx context.Context, s *scenario, run *run, site, next s
 	if err != nil {
 		return m, err
 	}
-	w.site, w.next = site, next
+	w.sites = sites
 	m, err = run.action(ctx, w, earlier)
 	if skip := skipError(""); err != nil && !errors.As(err, &skip) {
 		err = errors.Join(err, w.complaints())

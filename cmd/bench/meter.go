@@ -21,13 +21,22 @@ type meter struct {
 }
 
 func (w *world) meter() (t *meter, err error) {
+	for _, n := range w.machines() {
+		if n.daemon == nil {
+			continue
+		}
+		if err := n.forgetPeak(); err != nil {
+			return nil, err
+		}
+	}
 	t = &meter{world: w}
 	t.sent, t.received, err = w.traffic()
 	t.start = time.Now()
 	return t, err
 }
 
-// read measures a transfer of the site, or of its next version, that has just ended.
+// read measures a transfer of the site, or of its next version, or of both sites, that has
+// just ended.
 func (t *meter) read() (m measure, err error) {
 	w := t.world
 	m.Seconds = time.Since(t.start).Seconds()
@@ -40,6 +49,11 @@ func (t *meter) read() (m measure, err error) {
 		m.SeedSent = sent - t.sent
 	}
 	m.Files, m.Raw, err = treeSize(cmp.Or(w.next, w.site))
+	if w.other != "" && err == nil {
+		var files, raw int64
+		files, raw, err = treeSize(w.other)
+		m.Files, m.Raw = m.Files+files, (m.Raw+raw)/int64(len(w.mirrors))
+	}
 	return m, err
 }
 
@@ -60,6 +74,16 @@ func (w *world) traffic() (sent, received int64, err error) {
 		received += r
 	}
 	return sent, received, nil
+}
+
+// peaks notes the most memory of a seed and of a mirror since meter.
+func (w *world) peaks(m *measure) {
+	for _, n := range w.seeds {
+		m.SeedPeak = max(m.SeedPeak, n.peakMemory())
+	}
+	for _, n := range w.mirrors {
+		m.MirrorPeak = max(m.MirrorPeak, n.peakMemory())
+	}
 }
 
 // peakMemory returns the most bytes of memory that a machine's daemon had resident

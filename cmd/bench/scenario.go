@@ -17,6 +17,7 @@ type scenario struct {
 	loss  float64       // share of packets lost
 	site  source
 	next  source        // the site's next version, for updates
+	other source        // a second site, that the seeds hold as well
 	limit time.Duration // for each run, preparation included
 	runs  []run         // in order
 	asks  []ask
@@ -52,6 +53,7 @@ type measure struct {
 	Pages      int     `json:"pages,omitempty"`
 	PageP50    float64 `json:"page_p50,omitempty"` // seconds
 	PageP95    float64 `json:"page_p95,omitempty"`
+	Share      float64 `json:"share,omitempty"` // of a fair share, what the site got that got less
 }
 
 // results are a scenario's measures so far, by the label of the run.
@@ -95,6 +97,7 @@ const (
 	oneSeed     = "one seed" // the same, from a single seed as fast as all together
 	alone       = "alone"    // the same, with a single mirror
 	undisturbed = "undisturbed"
+	twoMirrors  = "two mirrors" // the same, each site on a mirror of its own
 	killed      = "killed"
 	stopped     = "stopped"
 	viaRsync    = "rsync"
@@ -122,6 +125,12 @@ func lost(label string) ask {
 func peak(side string, field func(measure) int64) ask {
 	return ask{text: "peak memory of the " + side, unit: "MB", figure: func(r results) (float64, float64) {
 		return r.of(ours, func(m measure) float64 { return float64(field(m)) / 1e6 }), 200
+	}}
+}
+
+func share(label string) ask {
+	return ask{text: "least share, of a fair one, " + label, unit: "%", least: true, figure: func(r results) (float64, float64) {
+		return 100 * r.of(label, func(m measure) float64 { return m.Share }), 60
 	}}
 }
 
@@ -223,6 +232,15 @@ var scenarios = []scenario{
 				return r.of(ours, func(m measure) float64 { return float64(m.SeedSent) }) / r.wire(alone), 2
 			}},
 		},
+	},
+	{
+		name: "two-sites", about: "jdk-1 and python-1 at once: all machines 20 Mbit/s, 50 ms RTT, one seed of both",
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), other: siteNamed("python-1"), limit: 5 * time.Minute,
+		runs: []run{
+			{ours, same(1, rates{20, 20}), same(1, rates{20, 20}), followBoth},
+			{twoMirrors, same(1, rates{20, 20}), same(2, rates{20, 20}), followBoth},
+		},
+		asks: []ask{share(ours), share(twoMirrors)},
 	},
 	{
 		name: "pages", about: "pages of jdk-1 from the mirror's gateway while it fetches the site: 20 Mbit/s, 50 ms RTT, one seed",

@@ -26,15 +26,34 @@ type world struct {
 	scenario *scenario
 	bin      string // the pollux program
 	dir      string
-	site     string // directory that the seeds hold
-	next     string // its next version; "" unless the scenario has one
-	seeds    []*machine
-	mirrors  []*machine
+	sites
+	seeds   []*machine
+	mirrors []*machine
 
 	wan        *wan // nil on loopback
 	namespaces []*netns
 	mu         sync.Mutex // guards processes: commands run at the same time
 	processes  []*process
+}
+
+// sites are the directories that a scenario is about.
+type sites struct {
+	site  string // that the seeds hold
+	next  string // its next version; "" unless the scenario has one
+	other string // a second one, that the seeds hold as well; "" unless the scenario has one
+}
+
+// find finds or makes those of s.
+func (d *sites) find(s *scenario, from, scratch string) (err error) {
+	for _, one := range []struct {
+		source source
+		dir    *string
+	}{{s.site, &d.site}, {s.next, &d.next}, {s.other, &d.other}} {
+		if one.source != nil && err == nil {
+			*one.dir, err = one.source(from, scratch)
+		}
+	}
+	return err
 }
 
 // machine is one node. On loopback, all share a namespace.
@@ -47,7 +66,8 @@ type machine struct {
 	repo   string
 	daemon *process // once start was called
 	ready
-	root string // of the last site that was added
+	root  string   // of the last site that was added
+	roots []string // of those that it began with, in order
 }
 
 // ready is what a daemon prints when it can serve.
@@ -146,20 +166,24 @@ func (m *machine) start(ctx context.Context, via *machine, dirs ...string) (err 
 		var added struct{ Event, Root string }
 		if json.Unmarshal([]byte(line), &added) == nil && added.Event == "added" {
 			m.root = added.Root
+			m.roots = append(m.roots, added.Root)
 		}
 		return json.Unmarshal([]byte(line), &m.ready) == nil && m.Event == "ready"
 	}, m.world.bin, append(args, dirs...)...)
 	return err
 }
 
-// startAll runs the daemons: the seeds, which hold the site, and then the mirrors.
+// startAll runs the daemons: the seeds, which hold the sites, and then the mirrors.
 func (w *world) startAll(ctx context.Context) error {
-	first := w.seeds[0]
-	if err := first.start(ctx, nil, w.site); err != nil {
+	first, sites := w.seeds[0], []string{w.site}
+	if w.other != "" {
+		sites = append(sites, w.other)
+	}
+	if err := first.start(ctx, nil, sites...); err != nil {
 		return err
 	}
 	for _, m := range w.seeds[1:] {
-		if err := m.start(ctx, first, w.site); err != nil {
+		if err := m.start(ctx, first, sites...); err != nil {
 			return err
 		}
 	}

@@ -114,6 +114,7 @@ type Client struct {
 	log     *slog.Logger
 	decoder *zstd.Decoder // of answers
 	bans    *bans
+	paths   *paths
 	readers atomic.Int32 // pages that somebody waits for
 	scratch sync.Pool    // of *[]byte
 	buffers sync.Pool    // of *[]byte, for large frames
@@ -122,7 +123,7 @@ type Client struct {
 
 // NewClient returns a Client. What it fetches, server serves meanwhile.
 func NewClient(h host.Host, server *Server, log *slog.Logger) (*Client, error) {
-	c := &Client{host: h, server: server, log: log, bans: newBans()}
+	c := &Client{host: h, server: server, log: log, bans: newBans(), paths: newPaths()}
 	c.scratch.New = func() any { return new([]byte) }
 	var err error
 	if c.decoder, err = newDecoder(); err != nil {

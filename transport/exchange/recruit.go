@@ -213,6 +213,7 @@ func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err err
 	}()
 	leave := f.swarm.join(info.ID)
 	defer leave()
+	defer f.client.paths.enter(s)()
 	err = s.run(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -43,6 +43,7 @@ var (
 	errAbsent   = errors.New("does not hold it")
 	errLies     = errors.New("lacks much of what it said it holds")
 	errStalled  = fmt.Errorf("less than %d bytes arrived in %v", minBytes, dropAfter)
+	errPutsOff  = fmt.Errorf("answered LATER for %v", dropAfter)
 	errFinished = errors.New("fetch has ended")
 )
 
@@ -73,6 +74,8 @@ type session struct {
 	missedAt    time.Time
 	others      int                 // that exchange the DAG with it
 	later       map[*task]time.Time // before when it is not to be asked for them
+	putsOff     time.Time           // since when it answers LATER, and brings less than minBytes
+	meanwhile   int                 // bytes of answers that it brought since
 
 	lists    []list  // that it was asked for and has not answered, in order
 	listed   int     // nodes that came of the first
@@ -376,7 +379,7 @@ func (s *session) want(frame []byte) []byte {
 // limit is how many bytes of leaves s may owe: what nodes leave of its window. The caller
 // holds fetch.mu.
 func (s *session) limit() int {
-	limit := s.window.size
+	limit := s.pathWindow()
 	if s.fetch.client.readers.Load() > 0 {
 		limit /= readersShare // somebody waits for a page
 	}
@@ -445,6 +448,10 @@ func (s *session) check(now time.Time) {
 		if s.stalled && !s.handing {
 			// Others brought what it owed, so no byte will tell that it is back.
 			s.end(errStalled)
+			return
+		}
+		if !s.handing && s.putsOffTooLong(now) {
+			s.end(errPutsOff) // its place is for others; it is asked again later
 			return
 		}
 		if s.lacks.n > 0 && now.Sub(s.missedAt) > missTime {

@@ -234,6 +234,9 @@ func (s *session) arrived(a answer, frame []byte) error {
 			f.chosen.addSpan(t)
 		}
 	}
+	if s.meanwhile += len(a.body.payload); s.meanwhile >= minBytes {
+		s.putsOff = time.Time{}
+	}
 	if !arrival.chosen {
 		s.answered(t, len(a.body.payload))
 		if arrival.tasks = f.tasks(t); len(arrival.tasks) == 0 {
@@ -345,7 +348,11 @@ func (s *session) putOff(spans []span) error {
 	f := s.fetch
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	until := time.Now().Add(putOffTime)
+	now := time.Now()
+	if s.putsOff.IsZero() {
+		s.putsOff, s.meanwhile = now, 0
+	}
+	until := now.Add(putOffTime)
 	for _, t := range spans {
 		if !s.refused(t, func(task *task) { s.later[task] = until }) {
 			return violation("LATER that nobody asked for")
@@ -356,6 +363,22 @@ func (s *session) putOff(spans []span) error {
 
 // putOffTime is how long a peer that answered LATER is not asked for the same again.
 const putOffTime = 500 * time.Millisecond
+
+// putsOffTooLong says whether the provider answers LATER to what is still missing, and has
+// brought less than minBytes for dropAfter: an honest one sends what is asked for
+// again after maxRefusal. The caller holds fetch.mu.
+func (s *session) putsOffTooLong(now time.Time) bool {
+	if s.putsOff.IsZero() || now.Sub(s.putsOff) <= dropAfter {
+		return false
+	}
+	for t := range s.later {
+		if t.left > 0 {
+			return true
+		}
+	}
+	s.putsOff, s.meanwhile = time.Time{}, 0 // others brought it all
+	return false
+}
 
 // refused takes t, which was asked for, off what is owed, and offers its tasks to others
 // after note was called for each of them. It says whether t was asked for. The caller
