@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -109,7 +110,7 @@ func (c *serving) peers(frame []byte) []byte {
 			infos = append(infos, peer.AddrInfo{ID: id, Addrs: addrs})
 		}
 	}
-	if count == 0 {
+	if count == 0 && len(infos) == 0 {
 		return frame
 	}
 	return appendPeers(frame, count, infos)
@@ -120,7 +121,7 @@ func (c *serving) changes() <-chan struct{} {
 	w := c.swarm
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !c.toldAll && w.known && (w.all || w.held.n > c.told.n) || len(w.members) > c.toldPeers+1 {
+	if !c.toldAll && w.known && (w.all || w.held.n > c.told.n) || w.servedOthers(c.remote) != c.toldPeers {
 		return nil
 	}
 	return w.changed
@@ -134,7 +135,7 @@ func (c *serving) tell() []byte {
 	frame := c.have(nil)
 	w := c.swarm
 	w.mu.Lock()
-	more := len(w.members) > c.toldPeers+1
+	more := w.servedOthers(c.remote) != c.toldPeers
 	w.mu.Unlock()
 	if more {
 		frame = c.peers(frame)
@@ -199,7 +200,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		if len(left) == 0 {
 			return nil, nil
 		}
-		c.putBack(left[1:])
+		c.putBack(left[1:]...)
 		want = left[0]
 	}
 	number, part := c.order.segmentOf(want.first)
@@ -208,16 +209,16 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
 	}
 	part = part.cut(want)
-	// What is left of a segment is not put off.
-	if want.first != c.rest && c.later(number, c.order.large(number)) {
-		c.putRest(want, part.end())
-		return appendSpanFrame(nil, frameLater, []span{part}), nil
+	if want.first != c.rest || c.claimed < 0 {
+		c.unclaim()
+		if !c.claim(number) {
+			c.putBack(want.from(part.end()))
+			return appendSpanFrame(nil, frameLater, []span{part}), nil
+		}
 	}
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
-		c.putRest(want, part.end())
-		c.sending(number, len(b.payload))
-		return appendData(nil, part.first, b), nil
+		return c.data(want, part, part.n, b), nil
 	}
 	began := time.Now()
 	l := c.pace.level()
@@ -229,12 +230,13 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		return nil, err
 	}
 	if len(r.pieces) == 0 {
+		c.unclaim()
 		missing := part
 		missing.n = 1
 		for missing.n < part.n && c.missing(missing.end()) {
 			missing.n++
 		}
-		c.putRest(want, missing.end())
+		c.putBack(want.from(missing.end()))
 		return appendSpanFrame(nil, frameMiss, []span{missing}), nil
 	}
 	if r.hard {
@@ -249,48 +251,70 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if len(r.pieces) == part.n && l > levelStored {
 		c.server.frames.add(key, b)
 	}
-	part.n = len(r.pieces)
-	c.putRest(want, part.end())
-	c.sending(number, len(b.payload))
-	return appendData(nil, part.first, b), nil
+	return c.data(want, part, len(r.pieces), b), nil
 }
 
-// later says whether the peer should rather get a segment from another, or ask again.
-func (c *serving) later(segment int, large bool) bool {
+// data makes a DATA of the first n leaves of part, with which want begins; b has them. The
+// rest goes back to the front of the queue.
+func (c *serving) data(want, part span, n int, b body) []byte {
+	segment := noSegment
+	if n == part.n {
+		segment, c.claimed = c.claimed, noSegment
+	}
+	part.n = n
+	c.rest = part.end()
+	c.putBack(want.from(c.rest))
+	c.sending(segment, len(b.payload))
+	return appendData(nil, part.first, b)
+}
+
+// noSegment stands for none.
+const noSegment = -1
+
+// claim says whether the peer is to get a segment now, rather than from another or later,
+// and counts it as on its way then. What is left of it after an answer is not put off.
+func (c *serving) claim(segment int) bool {
 	now := time.Now()
 	refused, again := c.refused[segment]
-	if !c.swarm.later(segment, large, c.order, c.remote, again && now.Sub(refused) > maxRefusal) {
+	insists := again && now.Sub(refused) > maxRefusal || !again && len(c.refused) >= maxQueued
+	if c.swarm.claim(segment, c.order, c.remote, insists) {
+		c.claimed = segment
 		delete(c.refused, segment)
-		return false
+		return true
 	}
 	if !again {
-		if len(c.refused) >= maxQueued {
-			return false
-		}
 		c.refused[segment] = now
 	}
-	return true
+	return false
+}
+
+// unclaim gives up the claim of a segment that is not, or not all, sent.
+func (c *serving) unclaim() {
+	if c.claimed >= 0 {
+		c.swarm.unclaim(c.claimed)
+		c.claimed = noSegment
+	}
 }
 
 // maxRefusal is after how long a peer gets what it asks for though others could have had it
 // meanwhile.
 const maxRefusal = 10 * time.Second
 
-// send is an answer with leaves of a segment.
+// send is an answer with leaves, which ends what was claimed of a segment, or of noSegment.
 type send struct {
 	number, segment int
 	*onItsWay
 }
 
-// sending counts that leaves of a segment are sent, in so many bytes, for as long as they
-// are on their way.
+// sending counts that leaves, the last that were claimed of a segment unless it is noSegment,
+// are sent in so many bytes, for as long as they are on their way.
 func (c *serving) sending(segment, bytes int) {
 	c.sends++
 	if !c.swarm.crowded(c.remote) || len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
 		bytes = 0 // and whoever reports nothing does not keep others waiting each time
 	}
-	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(bytes)})
-	c.swarm.sending(segment)
+	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(c.place, bytes)})
+	c.place = nil
 	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {
 		c.arrived(c.unproven[0].number, false) // whatever became of it
 	}
@@ -307,7 +331,9 @@ const (
 func (c *serving) arrived(number int, reported bool) {
 	n := 0
 	for n < len(c.unproven) && c.unproven[n].number <= number {
-		c.swarm.sent(c.unproven[n].segment)
+		if s := c.unproven[n].segment; s != noSegment {
+			c.swarm.sent(s)
+		}
 		c.server.crowds.arrived(c.unproven[n].onItsWay, reported)
 		n++
 	}
@@ -320,18 +346,11 @@ func (c *serving) missing(leaf int) bool {
 	return !ok || err != nil
 }
 
-// putRest puts what is left of want, from a leaf on, back to the front of the queue.
-func (c *serving) putRest(want span, from int) {
-	c.rest = from
-	if from < want.end() {
-		c.putBack([]span{{from, want.end() - from}})
-	}
-}
-
-func (c *serving) putBack(spans []span) {
+// putBack puts spans back to the front of the queue.
+func (c *serving) putBack(spans ...span) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wants = append(spans[:len(spans):len(spans)], c.wants...)
+	c.wants = append(slices.DeleteFunc(spans, func(s span) bool { return s.n == 0 }), c.wants...)
 }
 
 // choose makes a DATA of leaves that nobody asked for, as far as the peer allowed it and
@@ -340,6 +359,12 @@ func (c *serving) putBack(spans []span) {
 func (c *serving) choose() ([]byte, error) {
 	if c.eager <= 0 || !c.listed || c.order.leaves.len() == 0 {
 		return nil, nil
+	}
+	if c.swarm.crowded(c.remote) {
+		if c.place, c.room = c.server.crowds.enter(false); c.place == nil {
+			return nil, nil
+		}
+		defer c.leavePlace()
 	}
 	best := -1
 	w := c.swarm
@@ -355,6 +380,9 @@ func (c *serving) choose() ([]byte, error) {
 			best, least = i, n
 		}
 	}
+	if best >= 0 {
+		w.sending(best)
+	}
 	w.mu.Unlock()
 	if best < 0 {
 		c.eager = 0
@@ -363,12 +391,14 @@ func (c *serving) choose() ([]byte, error) {
 	part := c.order.segmentSpan(best)
 	r, err := c.run(part, false)
 	if err != nil || len(r.pieces) == 0 {
+		w.unclaim(best)
 		c.eager = 0
 		return nil, err
 	}
 	part.n = len(r.pieces)
 	b := c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
 	if len(b.payload) > c.eager {
+		w.unclaim(best)
 		c.eager = 0
 		return nil, nil
 	}

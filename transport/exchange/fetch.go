@@ -186,6 +186,7 @@ type Fetch struct {
 	arrivals chan arrival
 	indexes  chan arrival
 	met      chan peer.AddrInfo // peers that others named
+	joined   chan peer.ID       // peers that came to fetch the same from here
 	early    []peer.AddrInfo    // candidates from before
 	end      chan struct{}      // closed when finished or failed
 	needed   chan struct{}      // closed when something has to come from peers
@@ -203,11 +204,9 @@ type Fetch struct {
 	sessions   map[*session]struct{}
 	candidates []peer.AddrInfo // that came
 	crowded    bool            // candidates wait for a session to end
+	mutual     bool            // some of them fetch the same from here
 	crowd      bool            // others fetch the same, so each should fetch something else
-	// largeFirst says that large segments come before others in a crowd. They take long to
-	// pass on, so some peers have to begin with them; if all did, there would be little to
-	// pass on for long.
-	largeFirst bool
+	takes      int             // tasks that were taken, from a random number on
 	asked      map[peer.ID]struct{}
 	providers  map[peer.ID]struct{}
 	gave       map[peer.ID]struct{}
@@ -226,6 +225,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		arrivals:  make(chan arrival, 4),
 		indexes:   make(chan arrival, 2),
 		met:       make(chan peer.AddrInfo, maxPeers),
+		joined:    make(chan peer.ID, maxPeers),
 		end:       make(chan struct{}),
 		needed:    make(chan struct{}),
 		numbered:  make(chan struct{}),
@@ -236,7 +236,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
-	f.largeFirst = rand.IntN(4) == 0
+	f.takes = rand.IntN(largeEvery)
 	f.index.undecided = len(req.Bases) > 0
 	f.order = newOrder(req.Root, cid.Undef)
 	return f
@@ -349,6 +349,8 @@ func (f *Fetch) watch() {
 	defer tick.Stop()
 	swap := time.NewTicker(dropAfter)
 	defer swap.Stop()
+	balance := time.NewTicker(time.Second)
+	defer balance.Stop()
 	for {
 		select {
 		case <-f.end:
@@ -356,6 +358,10 @@ func (f *Fetch) watch() {
 		case <-swap.C:
 			f.mu.Lock()
 			f.swapSlowest()
+			f.mu.Unlock()
+		case <-balance.C:
+			f.mu.Lock()
+			f.swapBusiest()
 			f.mu.Unlock()
 		case now := <-tick.C:
 			f.mu.Lock()
@@ -394,6 +400,24 @@ func (f *Fetch) swapSlowest() {
 }
 
 var errSlowest = errors.New("slowest while others wait")
+
+// swapBusiest ends the session with a peer that more fetch from than would if all had as many,
+// if there is one and a candidate that fetches from here waits for its place. All who fetch
+// from it decide so at the same time: each by a chance that leaves it as many as it should
+// have. The caller holds mu.
+func (f *Fetch) swapBusiest() {
+	if !f.mutual || len(f.sessions) < maxActive {
+		return
+	}
+	for s := range f.sessions {
+		if n := s.others + 1; s.err == nil && s.opened && !s.all && n > maxActive && rand.IntN(n) < n-maxActive {
+			s.end(errBusiest)
+			return
+		}
+	}
+}
+
+var errBusiest = errors.New("has many to serve while others have few")
 
 // report calls the request's progress function, without mu, since it may block.
 func (f *Fetch) report() {

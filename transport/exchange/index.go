@@ -157,7 +157,7 @@ func (f *Fetch) number() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		begun, f.index.undecided = true, false
-		f.shared = !f.request.NodesOnly && f.swarm.begin(f.order)
+		f.shared = !f.request.NodesOnly && f.swarm.begin(f.order, f.joined)
 		f.changed.Broadcast()
 	}
 	// segment makes a task of a segment that is done, if it misses something. The caller

@@ -67,7 +67,7 @@ func TestEncoderSpeed(t *testing.T) {
 
 // TestWindow follows a path that gets slower, and then faster.
 func TestWindow(t *testing.T) {
-	w := window{size: firstWindow}
+	w := window{size: firstWindow, gain: steadyGain}
 	if w.rate() != 0 {
 		t.Error("a rate is known")
 	}

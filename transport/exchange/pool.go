@@ -103,7 +103,7 @@ func (f *Fetch) take(s *session) (*task, []span) {
 		have := 0
 		if f.crowd {
 			have = 2 * f.holders(t)
-			if f.largeFirst && f.order.large(t.number) {
+			if f.takes%largeEvery == 0 && f.order.large(t.number) {
 				have--
 			}
 			if best >= 0 && have >= fewest {
@@ -120,11 +120,17 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	if best < 0 {
 		return nil, nil
 	}
+	f.takes++
 	t := q[best]
 	t.queued = false
 	f.pool.queue = slices.Delete(q, best, best+1)
 	return t, spans
 }
+
+// largeEvery is how often a fetch prefers large segments in a crowd. They take long to pass
+// on, so they are to come early; if nothing else did, there would be little to pass on for
+// long.
+const largeEvery = 4
 
 // holders returns how many peers have all of t.
 func (f *Fetch) holders(t *task) int {

@@ -29,6 +29,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 	type state struct {
 		info    peer.AddrInfo
 		hearsay bool          // known from other peers only
+		mutual  bool          // fetches the same from here
 		delay   time.Duration // before the next try
 		waiting bool
 		active  bool
@@ -80,6 +81,9 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		}
 		if s, ok := known[info.ID]; ok {
 			s.hearsay = s.hearsay && hearsay
+			if len(s.info.Addrs) == 0 {
+				s.info.Addrs = info.Addrs
+			}
 			return
 		}
 		if len(known) >= maxCandidates && !forget(hearsay) {
@@ -119,6 +123,12 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			meet(c.AddrInfo, false)
 		case info := <-f.met:
 			meet(info, true)
+		case p := <-f.joined:
+			// If all ask first those who ask them, all have about as many to serve.
+			meet(peer.AddrInfo{ID: p}, false)
+			if s := known[p]; s != nil {
+				s.mutual = true
+			}
 		case o := <-ended:
 			active--
 			s := known[o.peer]
@@ -149,7 +159,8 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			continue // all may be held already: nobody is dialled in vain
 		}
 		slices.SortStableFunc(waiting, func(a, b peer.ID) int {
-			return cmp.Or(cmp.Compare(latency(a), latency(b)), compareBool(known[a].hearsay, known[b].hearsay))
+			return cmp.Or(cmp.Compare(latency(a), latency(b)), compareBool(known[b].mutual, known[a].mutual),
+				compareBool(known[a].hearsay, known[b].hearsay))
 		})
 		for len(waiting) > 0 && active < maxActive {
 			s := known[waiting[0]]
@@ -169,7 +180,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			})
 		}
 		f.mu.Lock()
-		f.crowded = len(waiting) > 0
+		f.crowded, f.mutual = len(waiting) > 0, slices.ContainsFunc(waiting, func(p peer.ID) bool { return known[p].mutual })
 		f.mu.Unlock()
 	}
 }
@@ -211,7 +222,7 @@ func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err err
 			f.client.host.Peerstore().RecordLatency(info.ID, s.rtt)
 		}
 	}()
-	leave := f.swarm.join(info.ID)
+	leave := f.swarm.ask(info.ID)
 	defer leave()
 	defer f.client.paths.enter(s)()
 	err = s.run(ctx)

@@ -105,7 +105,7 @@ func quiet(t testing.TB, servers ...*Server) {
 			s.swarms.mu.Lock()
 			for _, w := range s.swarms.all {
 				w.mu.Lock()
-				left += w.refs + len(w.members) + len(w.underWay)
+				left += w.refs + len(w.served) + len(w.asked) + len(w.underWay)
 				w.mu.Unlock()
 			}
 			s.swarms.mu.Unlock()

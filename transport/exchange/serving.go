@@ -72,9 +72,11 @@ type serving struct {
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
 	refused   map[int]time.Time // segments, and when the peer was first told to ask later
+	claimed   int               // a segment that is to be sent, or noSegment
 	rest      int               // the leaf after the last answer
 	sends     int               // DATA that were sent
 	unproven  []send            // of them, that may not have arrived
+	place     *onItsWay         // in the upload, for the next answer with leaves
 	room      <-chan struct{}   // that wants wait for; nil if there is
 	booked    int
 }
@@ -82,7 +84,7 @@ type serving struct {
 // serve answers on st until the peer closes it, breaks the protocol or asks nothing.
 func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1), refused: make(map[int]time.Time)}
+	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1), refused: make(map[int]time.Time), claimed: noSegment}
 	defer func() { mem.ReleaseMemory(c.booked) }()
 	out := make(chan []byte, 1)
 	var tasks sync.WaitGroup
@@ -245,6 +247,8 @@ func (c *serving) write(out <-chan []byte) error {
 func (c *serving) answer(out chan<- []byte) error {
 	defer func() {
 		if c.swarm != nil {
+			c.leavePlace()
+			c.unclaim()
 			c.arrived(math.MaxInt, false)
 			c.server.swarms.leave(c.swarm)
 		}
@@ -262,7 +266,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		joined := c.swarm != nil
 		frame, err := c.next()
 		if c.swarm != nil && !joined {
-			leave = c.swarm.join(c.remote)
+			leave = c.swarm.serve(c.remote)
 		}
 		if err != nil && len(frame) == 0 {
 			return err
@@ -330,10 +334,12 @@ func (c *serving) next() ([]byte, error) {
 			c.list, c.listing = c.lists[0], true
 			c.lists = c.lists[1:]
 		}
-		if c.room = nil; len(c.wants) > 0 && c.order != nil && c.swarm.crowded(c.remote) {
-			c.room = c.server.crowds.full()
+		c.room = nil
+		ready := len(c.wants) > 0 && !(c.listing && c.turn)
+		if ready && c.order != nil && c.swarm.crowded(c.remote) {
+			c.place, c.room = c.server.crowds.enter(c.claimed >= 0 && c.wants[0].first == c.rest)
 		}
-		if len(c.wants) > 0 && !(c.listing && c.turn) && c.room == nil {
+		if ready && c.room == nil {
 			want = c.wants[0]
 			c.wants = c.wants[1:]
 		}
@@ -352,7 +358,9 @@ func (c *serving) next() ([]byte, error) {
 		return nil, violation("nothing is open")
 	case want.n > 0:
 		c.turn, c.eager = true, 0
-		return c.leaves(want)
+		frame, err := c.leaves(want)
+		c.leavePlace() // unless it was taken
+		return frame, err
 	case c.listing:
 		c.turn = false
 		return c.nodes()
@@ -361,4 +369,12 @@ func (c *serving) next() ([]byte, error) {
 		return news, nil
 	}
 	return c.choose()
+}
+
+// leavePlace gives back the place in the upload if nothing was sent.
+func (c *serving) leavePlace() {
+	if c.place != nil {
+		c.server.crowds.arrived(c.place, false)
+		c.place = nil
+	}
 }

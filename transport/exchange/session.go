@@ -129,7 +129,7 @@ type debt struct {
 func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
-		fetch: f, peer: p, stream: st, window: window{size: firstWindow}, ratio: firstRatio, nodeCost: nodeCost,
+		fetch: f, peer: p, stream: st, window: window{size: firstWindow, gain: steadyGain}, ratio: firstRatio, nodeCost: nodeCost,
 		begun: now, lastByte: now, dropStart: now, began: now, later: make(map[*task]time.Time),
 	}
 }

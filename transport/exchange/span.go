@@ -13,6 +13,9 @@ func (s span) cut(t span) span {
 	return span{first, max(min(s.end(), t.end())-first, 0)}
 }
 
+// from returns the part of s from a leaf of it on, which may be empty.
+func (s span) from(leaf int) span { return span{leaf, s.end() - leaf} }
+
 // leafSet is a set of leaves, a bit each. The zero value is empty.
 type leafSet struct {
 	words []uint64

@@ -36,9 +36,11 @@ type swarm struct {
 	all     bool
 	known   bool          // held and all are true
 	looked  time.Time     // when that was found out, unless by a Fetch
-	changed chan struct{} // closed and replaced when held or members change
-	// members are the peers that fetch from here or are fetched from.
-	members map[peer.ID]int
+	changed chan struct{} // closed and replaced when held or served change
+	// served are the peers that fetch from here, asked those that are fetched from, with the
+	// number of streams. joined, if not nil, takes the former as they come.
+	served, asked map[peer.ID]int
+	joined        chan<- peer.ID
 	// sends counts how often each segment was sent to somebody, and first those that
 	// were; underWay to how many peers they are on their way.
 	sends    []uint32
@@ -74,7 +76,7 @@ func (ss *swarms) enter(root cid.Cid) *swarm {
 		w = &swarm{
 			root: root, making: make(chan struct{}, 1), changed: make(chan struct{}),
 			underWay: make(map[int]int),
-			orders:   make(map[cid.Cid]*order), members: make(map[peer.ID]int),
+			orders:   make(map[cid.Cid]*order), served: make(map[peer.ID]int), asked: make(map[peer.ID]int),
 		}
 		ss.all[root] = w
 	}
@@ -126,9 +128,9 @@ func (w *swarm) size() int {
 	return n
 }
 
-// begin makes w that of a Fetch, which will fill o. It says whether it is: only one at a
-// time can be.
-func (w *swarm) begin(o *order) bool {
+// begin makes w that of a Fetch, which will fill o and hears on joined of peers that come to
+// fetch. It says whether it is: only one at a time can be.
+func (w *swarm) begin(o *order, joined chan<- peer.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fetch != nil {
@@ -137,6 +139,10 @@ func (w *swarm) begin(o *order) bool {
 	w.fetch, w.done, w.ready = o, false, make(chan struct{})
 	w.held, w.all, w.known = leafSet{}, false, true
 	clear(w.orders)
+	w.joined = joined
+	for p := range w.served {
+		w.announce(p)
+	}
 	w.notify()
 	return true
 }
@@ -169,7 +175,7 @@ func (w *swarm) end(all bool) {
 		close(w.ready)
 		w.known = false
 	}
-	w.fetch = nil
+	w.fetch, w.joined = nil, nil
 	if all {
 		w.all, w.held = true, leafSet{}
 	}
@@ -194,33 +200,67 @@ func (w *swarm) notify() {
 	w.changed = make(chan struct{})
 }
 
-// join counts p among the members until the returned function is called.
-func (w *swarm) join(p peer.ID) (leave func()) {
+// serve counts p among those that fetch from here until the returned function is called.
+func (w *swarm) serve(p peer.ID) (leave func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.members[p]++
+	w.announce(p)
 	w.notify()
+	return w.join(w.served, p)
+}
+
+// ask counts p among those that are fetched from until the returned function is called.
+func (w *swarm) ask(p peer.ID) (leave func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.join(w.asked, p)
+}
+
+// join counts p in members. The caller holds mu.
+func (w *swarm) join(members map[peer.ID]int, p peer.ID) (leave func()) {
+	members[p]++
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.members[p]--; w.members[p] == 0 {
-			delete(w.members, p)
+		if members[p]--; members[p] == 0 {
+			delete(members, p)
 		}
 	}
 }
 
-// others returns up to n members other than p, at random, and how many there are.
+// announce tells a Fetch of a peer that fetches from here. The caller holds mu.
+func (w *swarm) announce(p peer.ID) {
+	select {
+	case w.joined <- p:
+	default: // nobody hears, or there are enough
+	}
+}
+
+// others returns up to n peers other than p that take part, at random, and how many fetch
+// from here.
 func (w *swarm) others(p peer.ID, n int) (some []peer.ID, count int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for m := range w.members {
-		if m != p {
-			some = append(some, m)
+	for _, members := range []map[peer.ID]int{w.served, w.asked} {
+		for m := range members {
+			if m != p {
+				some = append(some, m)
+			}
 		}
 	}
-	count = len(some)
+	slices.Sort(some)
+	some = slices.Compact(some)
 	rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
-	return some[:min(n, len(some))], count
+	return some[:min(n, len(some))], w.servedOthers(p)
+}
+
+// servedOthers returns how many peers other than p fetch from here. The caller holds mu.
+func (w *swarm) servedOthers(p peer.ID) int {
+	n := len(w.served)
+	if w.served[p] > 0 {
+		n--
+	}
+	return n
 }
 
 // order returns the complete order with the given base, making it if need be. It waits
@@ -302,42 +342,45 @@ const (
 	maxSending = 2
 )
 
-// crowded says whether enough others than p take part.
+// crowded says whether enough others than p fetch from here.
 func (w *swarm) crowded(p peer.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	others := len(w.members)
-	if _, ok := w.members[p]; ok {
-		others--
-	}
-	return others >= crowd
+	return w.servedOthers(p) >= crowd
 }
 
-// later says whether p should not be sent a segment of o now. That it was sent before does
-// not count if p insists.
-func (w *swarm) later(segment int, large bool, o *order, p peer.ID, insists bool) bool {
-	if !w.crowded(p) {
+// claim says whether p may be sent a segment of o, and counts it as on its way then. That it
+// was sent before does not count if p insists: it may be on its way to peers that do not read.
+func (w *swarm) claim(segment int, o *order, p peer.ID, insists bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	spread := !insists && w.servedOthers(p) >= crowd
+	if spread && (w.underWay[segment] >= maxSending && o.large(segment) ||
+		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)) {
 		return false
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if insists {
-		return false // it may be on its way to peers that do not read
-	}
-	return w.underWay[segment] >= maxSending && large ||
-		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)
+	w.sending(segment)
+	return true
 }
 
-// sending counts that a segment is on its way to somebody.
+// sending counts that a segment is on its way to somebody. The caller holds mu.
 func (w *swarm) sending(segment int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.underWay[segment]++
 	if segment >= len(w.sends) {
 		w.sends = append(w.sends, make([]uint32, segment+1-len(w.sends))...)
 	}
 	if w.sends[segment]++; w.sends[segment] == 1 {
 		w.first++
+	}
+}
+
+// unclaim takes a claim back: nothing was sent.
+func (w *swarm) unclaim(segment int) {
+	w.sent(segment)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sends[segment]--; w.sends[segment] == 0 {
+		w.first--
 	}
 }
 

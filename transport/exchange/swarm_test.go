@@ -100,10 +100,10 @@ func TestSwarmOfFetch(t *testing.T) {
 	}
 	ss := newSwarms()
 	w := ss.enter(site.root())
-	if !w.begin(o) {
+	if !w.begin(o, nil) {
 		t.Fatal("it cannot begin")
 	}
-	if w.begin(o) {
+	if w.begin(o, nil) {
 		t.Error("two fetches have one swarm")
 	}
 	type result struct {
@@ -144,7 +144,7 @@ func TestSwarmOfFetch(t *testing.T) {
 	if !w.all || !w.known || w.held.n != 0 {
 		t.Error("all is not held at the end")
 	}
-	if !w.begin(o) {
+	if !w.begin(o, nil) {
 		t.Error("nobody else can fetch")
 	}
 	w.end(false)
@@ -160,7 +160,7 @@ func TestSwarmMembers(t *testing.T) {
 	w := newSwarms().enter(raw("root").CID())
 	var leave []func()
 	for _, p := range []peer.ID{"a", "b", "c", "a"} {
-		leave = append(leave, w.join(p))
+		leave = append(leave, w.serve(p))
 	}
 	some, count := w.others("a", 1)
 	if len(some) != 1 || some[0] == "a" || count != 2 {

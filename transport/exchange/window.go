@@ -25,6 +25,7 @@ const (
 // window follows what the path to one provider takes.
 type window struct {
 	size   int
+	gain   float64    // once the rate does not grow any more
 	rates  [8]float64 // of late, bytes/s
 	next   int        // of rates to be replaced
 	steady bool
@@ -60,7 +61,7 @@ func (w *window) sample(bytes int64, asked, now time.Time, full bool, rtt time.D
 		}
 		w.steady = w.flat >= flatRounds
 	}
-	gain := steadyGain
+	gain := w.gain
 	if !w.steady {
 		gain = startGain
 	}

@@ -1,0 +1,215 @@
+package exchange
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// TestUpload fills the window of an upload and empties it.
+func TestUpload(t *testing.T) {
+	u := newUpload()
+	var placed []*onItsWay
+	for {
+		a, room := u.enter(false)
+		if a == nil {
+			if room == nil {
+				t.Fatal("neither a place nor something to wait for")
+			}
+			break
+		}
+		placed = append(placed, u.sent(a, 100_000))
+	}
+	if want := 2*firstWindow/100_000 + 1; len(placed) != want {
+		t.Errorf("%d answers of 100,000 bytes are on their way, want %d", len(placed), want)
+	}
+	if a, _ := u.enter(true); a == nil {
+		t.Error("no place for the rest of an answer")
+	} else {
+		u.arrived(a, false)
+	}
+	_, room := u.enter(false)
+	u.arrived(placed[0], true)
+	<-room
+	a, _ := u.enter(false)
+	if a == nil {
+		t.Fatal("no room after one has arrived")
+	}
+	// A place counts as much as an answer on average, until it is known how long it is.
+	if a.bytes < firstWindow/2 || a.bytes > 100_000 {
+		t.Errorf("a place of %d bytes", a.bytes)
+	}
+	if _, room = u.enter(false); room == nil {
+		t.Fatal("a place takes no room")
+	}
+	u.sent(a, 10)
+	<-room // the answer was shorter
+	for _, a := range append(placed, a) {
+		u.arrived(a, true)
+		u.arrived(a, true)
+	}
+	if u.onWay != 0 {
+		t.Errorf("%d bytes are on their way at the end", u.onWay)
+	}
+}
+
+// TestUploadRate reports answers that come in bursts.
+func TestUploadRate(t *testing.T) {
+	u := newUpload()
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	hold := u.sent(nil, 1)
+	u.rttAt, u.since = ago(time.Second), ago(900*time.Millisecond)
+	for range 8 {
+		a := u.sent(nil, 125_000)
+		a.at = ago(200 * time.Millisecond)
+		u.arrived(a, true)
+	}
+	if rate := u.window.rate(); rate != 0 {
+		t.Errorf("%.0f bytes/s are known before a second has passed", rate)
+	}
+	u.since = ago(2 * time.Second)
+	a := u.sent(nil, 1000) // too short to tell the round trip
+	u.arrived(a, true)
+	if rate := u.window.rate(); rate < 450_000 || rate > 501_000 {
+		t.Errorf("%.0f bytes/s, but 1,001,000 came in 2 s", rate)
+	}
+	if u.rtt < 200*time.Millisecond {
+		t.Errorf("a round trip of %v", u.rtt)
+	}
+	u.arrived(hold, false)
+	u.since = ago(time.Hour)
+	u.sent(nil, 1000) // times in which nothing was sent do not count
+	if time.Since(u.since) > time.Minute {
+		t.Error("an hour in which nothing was sent counts for the rate")
+	}
+}
+
+// TestClaim claims segments for many peers at once.
+func TestClaim(t *testing.T) {
+	o := newOrder(raw("root").CID(), cid.Undef)
+	o.cuts = []uint32{0, 1, 2, 3}
+	o.larger = map[int]struct{}{3: {}}
+	w := newSwarms().enter(o.root)
+	w.all = true
+	peers := make([]peer.ID, 20)
+	for i := range peers {
+		peers[i] = peer.ID(rune('a' + i))
+		w.serve(peers[i])
+	}
+	claims := func(segment int, insists bool) int {
+		var n int
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for _, p := range peers {
+			all.Go(func() {
+				if w.claim(segment, o, p, insists) {
+					mu.Lock()
+					n++
+					mu.Unlock()
+				}
+			})
+		}
+		all.Wait()
+		return n
+	}
+	for i := range o.cuts[:3] {
+		if n := claims(i, false); n != 1 {
+			t.Errorf("segment %d, of which nothing was sent, for %d peers, want 1", i, n)
+		}
+	}
+	w.unclaim(1) // it could not be read
+	if n := claims(1, false); n != 1 {
+		t.Errorf("a segment that was given up for %d peers, want 1", n)
+	}
+	if n := claims(2, true); n != len(peers) {
+		t.Errorf("%d of %d peers that insist", n, len(peers))
+	}
+	// The last segment that was never sent goes out once, and then again, to a few at a time.
+	if n := claims(3, false); n != maxSending {
+		t.Errorf("a large segment for %d peers at a time, want %d", n, maxSending)
+	}
+	w.sent(3)
+	if n := claims(3, false); n != 1 {
+		t.Errorf("a large segment for %d more when one has arrived, want 1", n)
+	}
+	if n := claims(0, false); n != len(peers) {
+		t.Errorf("%d of %d peers when all was sent once", n, len(peers))
+	}
+}
+
+// TestSwapBusiest fetches from peers some of which have many to serve.
+func TestSwapBusiest(t *testing.T) {
+	f := newFetch(&Client{}, Request{Root: raw("root").CID()})
+	var sessions []*session
+	for i := range maxActive {
+		s := newSession(f, peer.ID(rune('a'+i)), resettable{})
+		s.opened, s.others = true, maxActive-1
+		f.sessions[s] = struct{}{}
+		sessions = append(sessions, s)
+	}
+	busy, seed := sessions[0], sessions[1]
+	seed.others, seed.all = 1000*maxActive, true
+	swap := func() (ended int) {
+		for range 1000 { // by a chance that is too small to be missed
+			f.swapBusiest()
+		}
+		for _, s := range sessions {
+			if s.err != nil {
+				ended++
+			}
+		}
+		return ended
+	}
+	f.mutual = true
+	if n := swap(); n != 0 {
+		t.Errorf("%d sessions ended, though none has too many to serve but who has all", n)
+	}
+	f.mutual, busy.others = false, 1000*maxActive
+	if n := swap(); n != 0 {
+		t.Errorf("%d sessions ended for nobody", n)
+	}
+	f.mutual = true
+	if n := swap(); n != 1 || busy.err != errBusiest {
+		t.Errorf("%d sessions ended, of the busiest: %v", n, busy.err)
+	}
+}
+
+// TestWhoComesIsAsked lets two nodes fetch, each of which holds half, of which one only knows
+// where the other is.
+func TestWhoComesIsAsked(t *testing.T) {
+	site := newTree(61, 4, 50)
+	leaves := site.blocks[1:]
+	var half [2][]int
+	for i, b := range leaves {
+		if b.CID().Type() == cid.DagProtobuf {
+			half[0], half[1] = append(half[0], i), append(half[1], i)
+			continue
+		}
+		half[i%2] = append(half[i%2], i)
+	}
+	a, b := newNode(t, site.blocks[0]), newNode(t, site.blocks[0])
+	for i, n := range []*node{a, b} {
+		for _, at := range half[i] {
+			if err := n.store.Put(leaves[at]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var both sync.WaitGroup
+	both.Go(func() {
+		if _, err := a.fetch(t.Context(), Request{Root: site.root()}); err != nil {
+			t.Errorf("who was asked: %v", err)
+		}
+	})
+	both.Go(func() {
+		if _, err := b.fetch(t.Context(), Request{Root: site.root()}, a.info()); err != nil {
+			t.Errorf("who asked: %v", err)
+		}
+	})
+	both.Wait()
+	a.checkHeld(t, site.blocks)
+	b.checkHeld(t, site.blocks)
+}
