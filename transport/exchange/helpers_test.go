@@ -18,9 +18,11 @@ import (
 	"pollux/dag"
 )
 
-func newHost(t testing.TB) host.Host {
+func newHost(t testing.TB) host.Host { return newHostAt(t, "/ip4/127.0.0.1/tcp/0") }
+
+func newHostAt(t testing.TB, addr string) host.Host {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	h, err := libp2p.New(libp2p.ListenAddrStrings(addr), libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
