@@ -30,6 +30,7 @@ type world struct {
 	next     string // its next version; "" unless the scenario has one
 	seeds    []*machine
 	mirrors  []*machine
+	hostile  *machine // of the peers that do harm; nil unless the scenario has some
 
 	wan        *wan // nil on loopback
 	namespaces []*netns
@@ -80,6 +81,11 @@ func newWorld(s *scenario, r *run, bin string) (*world, error) {
 			return w, err
 		}
 		w.mirrors = append(w.mirrors, m)
+	}
+	if s.hostile != (rates{}) {
+		if w.hostile, err = w.machine("hostile", s.hostile); err != nil {
+			return w, err
+		}
 	}
 	if w.wan != nil {
 		w.wan.start()
