@@ -10,6 +10,9 @@ const (
 	stallAfter = time.Second
 	dropAfter  = 15 * time.Second
 	minBytes   = 8 << 10
+	// provenFor is how many times as long as others a session that has brought leaves may
+	// bring nothing while others wait for its place.
+	provenFor = 3
 )
 
 // check finds out whether the provider has gone quiet. The caller holds fetch.mu.
@@ -70,7 +73,8 @@ func (s *session) patience() time.Duration {
 // useless says whether the provider has brought no block, and fewer bytes than minBytes,
 // for so long that another which waits should have its place. Who says that it holds
 // nothing of what is missing is useless too, but not who waits for work that there is not.
-// The caller holds fetch.mu.
+// One that has brought leaves is given longer, as it may again: in a crowd what it has next
+// comes to it from others first. The caller holds fetch.mu.
 func (s *session) useless(now time.Time) bool {
 	f := s.fetch
 	n := s.received.Load()
@@ -78,5 +82,9 @@ func (s *session) useless(now time.Time) bool {
 	if s.handing || idle || n-s.usefulAt >= minBytes {
 		s.useful, s.usefulAt = now, n
 	}
-	return now.Sub(s.useful) > s.patience()+stallAfter
+	limit := s.patience() + stallAfter
+	if s.rate() > 0 {
+		limit *= provenFor
+	}
+	return now.Sub(s.useful) > limit
 }

@@ -23,6 +23,11 @@ func TestUselessGoes(t *testing.T) {
 		{name: "bytes come", crowded: true, do: func(s *session) { s.want(nil); s.received.Add(minBytes) }},
 		{name: "a block came", crowded: true, do: func(s *session) { s.want(nil); s.fetch.came(s) }},
 		{name: "the workers are busy", crowded: true, do: func(s *session) { s.want(nil); s.handing = true }},
+		{name: "brought leaves", crowded: true, do: func(s *session) {
+			s.window.rates[0] = 1
+			s.useful = time.Now().Add(-2 * (stallAfter + stallAfter))
+		}},
+		{name: "brought leaves, long ago", crowded: true, do: func(s *session) { s.window.rates[0] = 1 }, goes: true},
 		{name: "there is no work", crowded: true, do: func(s *session) { s.fetch.pool.queue = nil }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
