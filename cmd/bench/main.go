@@ -124,6 +124,11 @@ func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) e
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build pollux: %w: %s", err, out)
 	}
+	if slices.ContainsFunc(chosen, func(s *scenario) bool { return s.hostile != rates{} }) {
+		if err := buildHostile(ctx, b.scratch); err != nil {
+			return nil, err
+		}
+	}
 	for _, s := range chosen {
 		r := b.scenario(ctx, s)
 		if ctx.Err() != nil {

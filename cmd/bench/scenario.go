@@ -16,11 +16,13 @@ type scenario struct {
 	rtt   time.Duration // between any two machines; 0: loopback, nothing is emulated
 	loss  float64       // share of packets lost
 	site  source
-	next  source        // the site's next version, for updates
-	other source        // a second site, that the seeds hold as well
-	limit time.Duration // for each run, preparation included
-	runs  []run         // in order
-	asks  []ask
+	next  source // the site's next version, for updates
+	other source // a second site, that the seeds hold as well
+	// hostile is the line of a further machine, that of peers which do harm. Zero: none.
+	hostile rates
+	limit   time.Duration // for each run, preparation included
+	runs    []run         // in order
+	asks    []ask
 }
 
 // run is one measurement of a scenario, on machines of its own.
@@ -260,6 +262,7 @@ var scenarios = []scenario{
 		},
 		asks: []ask{lost(killed), lost(stopped)},
 	},
+	hostile(),
 	{
 		name: "memory", about: "all sites of the directory as one, at least 500 MB: 100 Mbit/s, 100 ms RTT, one seed",
 		rtt: 100 * time.Millisecond, site: all(0, 500e6), limit: 5 * time.Minute,

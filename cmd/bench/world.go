@@ -29,6 +29,7 @@ type world struct {
 	sites
 	seeds   []*machine
 	mirrors []*machine
+	hostile *machine // of the peers that do harm; nil unless the scenario has some
 
 	wan        *wan // nil on loopback
 	namespaces []*netns
@@ -100,6 +101,11 @@ func newWorld(s *scenario, r *run, bin string) (*world, error) {
 			return w, err
 		}
 		w.mirrors = append(w.mirrors, m)
+	}
+	if s.hostile != (rates{}) {
+		if w.hostile, err = w.machine("hostile", s.hostile); err != nil {
+			return w, err
+		}
 	}
 	if w.wan != nil {
 		w.wan.start()

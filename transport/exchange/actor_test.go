@@ -26,7 +26,7 @@ import (
 type actor struct {
 	host.Host
 	script
-	held  memStore
+	held  Store
 	order *order
 	enc   *encoder
 
@@ -49,9 +49,10 @@ type script struct {
 	after  func(a *actor) []byte // sent after each answer, the scripted ones included
 	gone   bool
 	deaf   bool
-	slow   bool // what the script says is sent a little at a time
-	banned bool // whoever fetches can tell who is to blame
-	based  bool // what it does takes a base
+	slow   bool          // what the script says is sent a little at a time
+	drip   time.Duration // a scripted answer goes out a byte in this time, if it is not 0
+	banned bool          // whoever fetches can tell who is to blame
+	based  bool          // what it does takes a base
 }
 
 // memStore is blocks in memory, to be served.
@@ -84,15 +85,23 @@ func (m memStore) Packed(ctx context.Context, c cid.Cid) ([]byte, bool, int, err
 
 func newActor(t testing.TB, s script, root, base cid.Cid, blocks ...blockstore.Block) *actor {
 	t.Helper()
-	a := &actor{Host: newHost(t), script: s, held: hold(blocks...), acted: make(chan struct{})}
-	var err error
-	if a.order, err = buildOrder(t.Context(), a.held, root, base); err != nil {
+	held := hold(blocks...)
+	o, err := buildOrder(t.Context(), held, root, base)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if a.enc, err = newEncoder(); err != nil {
+	return actorOn(t, newHost(t), s, held, o)
+}
+
+// actorOn makes h an actor that has what is numbered by o.
+func actorOn(t testing.TB, h host.Host, s script, held Store, o *order) *actor {
+	t.Helper()
+	enc, err := newEncoder()
+	if err != nil {
 		t.Fatal(err)
 	}
-	a.SetStreamHandler(Protocol, a.play)
+	a := &actor{Host: h, script: s, held: held, order: o, enc: enc, acted: make(chan struct{})}
+	h.SetStreamHandler(Protocol, a.play)
 	return a
 }
 
@@ -108,6 +117,10 @@ func (a *actor) play(st network.Stream) {
 	}
 	// scripted sends an answer of the script, and says whether to go on.
 	scripted := func(b []byte) bool {
+		for a.drip > 0 && len(b) > 0 && send(b[:1]) {
+			b = b[1:]
+			time.Sleep(a.drip)
+		}
 		a.trickle(st, &b)
 		ok := send(b)
 		a.act.Do(func() { close(a.acted) })
@@ -235,7 +248,11 @@ func (a *actor) nodes(l list) []byte {
 func (a *actor) each(spans []span, do func(s span) []byte) (frames []byte) {
 	for _, s := range spans {
 		for s.n > 0 {
-			n := min(s.n, 30)
+			n, bytes := 0, 0
+			for n < min(s.n, 30) && bytes < frameBytes {
+				bytes += len(a.block(a.order.leaves.at(s.first + n)).bytes)
+				n++
+			}
 			frames = append(frames, do(span{s.first, n})...)
 			s = span{s.first + n, s.n - n}
 		}

@@ -210,6 +210,7 @@ type Fetch struct {
 	asked      map[peer.ID]struct{}
 	providers  map[peer.ID]struct{}
 	gave       map[peer.ID]struct{}
+	slow       map[peer.ID]struct{} // with nodes
 	progress   Progress
 	fetched    int64 // bytes of the blocks that were fetched
 	extra      int   // bytes that were asked for twice to be done sooner
@@ -233,6 +234,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		asked:     make(map[peer.ID]struct{}),
 		providers: make(map[peer.ID]struct{}),
 		gave:      make(map[peer.ID]struct{}),
+		slow:      make(map[peer.ID]struct{}),
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
@@ -448,6 +450,7 @@ func (f *Fetch) came(s *session) {
 	s.gave = true
 	f.gave[s.peer] = struct{}{}
 	f.lastBlock = time.Now()
+	s.useful, s.usefulAt = f.lastBlock, s.received.Load()
 }
 
 // addSizes returns a + b, or the largest int64 if sizes that a tree claims are

@@ -21,8 +21,13 @@ import (
 
 func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	t.Helper()
+	return newHostAt(t, "/ip4/127.0.0.1/tcp/0", opts...)
+}
+
+func newHostAt(t testing.TB, addr string, opts ...libp2p.Option) host.Host {
+	t.Helper()
 	h, err := libp2p.New(append([]libp2p.Option{
-		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.ListenAddrStrings(addr), libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.DisableRelay(), libp2p.DisableMetrics(),
 	}, opts...)...)
 	if err != nil {

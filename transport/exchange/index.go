@@ -31,11 +31,11 @@ type index struct {
 	held      bool     // a node was there already
 	queued    int      // answers that came and were not looked at
 	heard     time.Time
+	failed    int // sources that were too slow
 	// What had come when it was last looked whether the source is slow.
-	looked   time.Time
-	lookedAt *session
-	nodes    int
-	read     int64
+	looked time.Time
+	nodes  int
+	read   int64
 }
 
 const (
@@ -53,7 +53,7 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 		if s.ended && !x.lost {
 			s.slow = true // it said that it has no more, and that was not all
 		}
-		if s.slow && f.other(s) {
+		if (s.slow || x.failed > 0 && !s.opened) && f.other(s) {
 			return list{}, false
 		}
 		x.source, x.full, x.next, x.last = s, false, x.differ, false
@@ -62,6 +62,7 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 			x.full, x.next = true, x.all
 		}
 		x.heard = time.Now()
+		x.look(s, x.heard)
 	}
 	if x.source != s || x.last || len(s.lists) == maxLists {
 		return list{}, false
@@ -108,18 +109,39 @@ func (f *Fetch) other(s *session) bool {
 // check lets another session provide the nodes if the one that was asked does not. The
 // caller holds f.mu.
 func (x *index) check(f *Fetch, now time.Time) {
-	if s := x.source; s != nil && x.waiting && x.queued == 0 &&
-		now.Sub(x.heard) > max(stallAfter, 4*s.rtt) && f.other(s) {
-		x.source, s.slow = nil, true
+	s := x.source
+	if s == nil {
+		return
 	}
+	silent := x.waiting && x.queued == 0 && now.Sub(x.heard) > x.patience(stallAfter, s)
 	// Nor does one that sends a node now and then.
-	if s := x.source; s != nil && now.Sub(x.looked) > slowTime {
-		read := s.received.Load()
-		if x.lookedAt == s && x.waiting && x.all-x.nodes < minList && read-x.read < slowBytes && f.other(s) {
-			x.source, s.slow = nil, true
-		}
-		x.looked, x.lookedAt, x.nodes, x.read = now, s, x.all, read
+	slow := false
+	if limit := x.patience(slowTime, s); now.Sub(x.looked) > limit {
+		share := float64(limit) / float64(slowTime)
+		nodes, read := float64(x.all-x.nodes), float64(s.received.Load()-x.read)
+		slow = x.waiting && nodes < minList*share && read < slowBytes*share
+		x.look(s, now)
 	}
+	if (silent || slow) && f.other(s) {
+		x.source = nil
+		x.failed++
+		f.slow[s.peer] = struct{}{}
+		if s.slow = true; f.crowded {
+			s.end(errUseless)
+		}
+	}
+}
+
+// look notes what had come from the source, s, by now.
+func (x *index) look(s *session, now time.Time) {
+	x.looked, x.nodes, x.read = now, x.all, s.received.Load()
+}
+
+// patience returns how long s may take for what usually takes so long. With each source
+// that failed it is half as long, down to a few round trips: whatever takes the
+// others their time, all together are to take little more than two of them.
+func (x *index) patience(usual time.Duration, s *session) time.Duration {
+	return max(usual>>min(x.failed, 3), 4*s.rtt)
 }
 
 // A source of nodes is too slow if in slowTime it brought fewer than minList, and fewer

@@ -14,6 +14,7 @@ type task struct {
 	owers   []*session // that were asked for them and have not answered
 	working int        // answers that came and are being looked at
 	queued  bool       // waits in the pool
+	failed  bool       // one that owed it stalled, or has ended
 	asked   time.Time  // when it was last asked for
 }
 
@@ -97,7 +98,7 @@ func (f *Fetch) take(s *session) (*task, []span) {
 	for i := range min(len(q), scanLimit) {
 		i = (start + i) % len(q)
 		t := q[i]
-		if t.left == 0 || t.working > 0 || slices.Contains(t.owers, s) || !s.mayHave(t.span) || s.later[t].After(now) {
+		if !f.suits(t, s, now) {
 			continue
 		}
 		have := 0
@@ -132,6 +133,24 @@ func (f *Fetch) take(s *session) (*task, []span) {
 // long.
 const largeEvery = 4
 
+// suits says whether s might be asked for t. The caller holds mu.
+func (f *Fetch) suits(t *task, s *session, now time.Time) bool {
+	return t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) &&
+		!s.later[t].After(now) && !(t.failed && s.rate() == 0 && f.better(t, now))
+}
+
+// better says whether there is one that has brought leaves and can be asked for t. What
+// somebody failed to bring is left to such: or each that comes and brings nothing could
+// keep the same leaves for as long as it takes to notice. The caller holds mu.
+func (f *Fetch) better(t *task, now time.Time) bool {
+	for s := range f.sessions {
+		if s.err == nil && s.rate() > 0 && !s.stalled && f.suits(t, s, now) && len(f.missing(t, s)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // holders returns how many peers have all of t.
 func (f *Fetch) holders(t *task) int {
 	n := 0
@@ -145,8 +164,9 @@ func (f *Fetch) holders(t *task) int {
 
 // has says whether the pool has something for s. The caller holds mu.
 func (f *Fetch) has(s *session) bool {
+	now := time.Now()
 	for _, t := range f.pool.queue[:min(len(f.pool.queue), scanLimit)] {
-		if t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) && len(f.missing(t, s)) > 0 && !s.later[t].After(time.Now()) {
+		if f.suits(t, s, now) && len(f.missing(t, s)) > 0 {
 			return true
 		}
 	}
@@ -173,7 +193,7 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 		for _, d := range o.owed {
 			ahead += d.cost
 			t := d.task
-			if t.left == 0 || len(t.owers) != 1 || t.working > 0 || !s.mayHave(t.span) || s.later[t].After(now) {
+			if len(t.owers) != 1 || !f.suits(t, s, now) {
 				continue
 			}
 			// What took long already will take as long again, as far as is known; but that

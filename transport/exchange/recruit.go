@@ -23,8 +23,8 @@ const (
 )
 
 // recruit turns candidates into sessions, at most maxActive at a time, those with
-// the lowest known latency first. A session that ended is tried again after a
-// while: the peer may have come back, or hold more by then.
+// the lowest known latency first, but those that failed last. A session that ended is
+// tried again after a while: the peer may have come back, or hold more by then.
 func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers *sync.WaitGroup) {
 	type state struct {
 		info    peer.AddrInfo
@@ -33,6 +33,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		delay   time.Duration // before the next try
 		waiting bool
 		active  bool
+		failed  bool // the last try
 	}
 	type outcome struct {
 		peer peer.ID
@@ -132,7 +133,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		case o := <-ended:
 			active--
 			s := known[o.peer]
-			s.active = false
+			s.active, s.failed = false, o.err != nil
 			if o.gave {
 				s.delay = firstRetry
 			}
@@ -159,7 +160,8 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			continue // all may be held already: nobody is dialled in vain
 		}
 		slices.SortStableFunc(waiting, func(a, b peer.ID) int {
-			return cmp.Or(cmp.Compare(latency(a), latency(b)), compareBool(known[b].mutual, known[a].mutual),
+			return cmp.Or(compareBool(known[a].failed, known[b].failed), cmp.Compare(latency(a), latency(b)),
+				compareBool(known[b].mutual, known[a].mutual),
 				compareBool(known[a].hearsay, known[b].hearsay))
 		})
 		for len(waiting) > 0 && active < maxActive {
@@ -212,6 +214,7 @@ func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err err
 	s := newSession(f, info.ID, st)
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
+	_, s.slow = f.slow[info.ID] // before
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()

@@ -14,14 +14,6 @@ import (
 )
 
 const (
-	// stallAfter, or four round trips if they take longer, without a byte
-	// makes what a session owes available to the others. The session ends when
-	// less than minBytes have come in dropAfter while it owes something: the
-	// slowest links that people use bring ten times as much.
-	stallAfter = time.Second
-	dropAfter  = 15 * time.Second
-	minBytes   = 8 << 10
-
 	// leafCost is the least that the answer to a leaf counts for. firstRatio is what a
 	// session assumes of how leaves shrink before it has seen answers, and basedRatio if
 	// they are deltas.
@@ -44,6 +36,7 @@ var (
 	errLies     = errors.New("lacks much of what it said it holds")
 	errStalled  = fmt.Errorf("less than %d bytes arrived in %v", minBytes, dropAfter)
 	errPutsOff  = fmt.Errorf("answered LATER for %v", dropAfter)
+	errUseless  = errors.New("brought nothing while others wait")
 	errFinished = errors.New("fetch has ended")
 )
 
@@ -110,7 +103,9 @@ type session struct {
 	dropStart time.Time    // of the time in which minBytes are due
 	dropSeen  int64        // bytes read at dropStart
 	began     time.Time
-	swapSeen  int64 // bytes read when the slowest session was last looked for
+	swapSeen  int64     // bytes read when the slowest session was last looked for
+	useful    time.Time // when it last brought a block, or enough bytes, or had nothing to do
+	usefulAt  int64     // bytes read by then
 }
 
 // debt is what was asked for of a task.
@@ -130,7 +125,7 @@ func newSession(f *Fetch, p peer.ID, st network.Stream) *session {
 	now := time.Now()
 	return &session{
 		fetch: f, peer: p, stream: st, window: window{size: firstWindow, gain: steadyGain}, ratio: firstRatio, nodeCost: nodeCost,
-		begun: now, lastByte: now, dropStart: now, began: now, later: make(map[*task]time.Time),
+		begun: now, lastByte: now, dropStart: now, began: now, useful: now, later: make(map[*task]time.Time),
 	}
 }
 
@@ -202,6 +197,7 @@ func (s *session) end(err error) {
 	}
 	for _, d := range s.owed {
 		d.task.owers = slices.DeleteFunc(d.task.owers, func(o *session) bool { return o == s })
+		d.task.failed = true
 		s.fetch.offer(d.task)
 	}
 	s.owed, s.owedSize = nil, 0
@@ -417,13 +413,14 @@ func joined(spans []span) []span {
 }
 
 // nearerWaits says whether a nearer provider has room for what is in the pool, and
-// should be asked first. In a crowd all have something to do. The caller holds mu.
+// should be asked first. In a crowd all have something to do, and one that has brought
+// something does not wait for one that has not. The caller holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
 	if f.crowd {
 		return false
 	}
 	for t := range f.sessions {
-		if t != s && t.ready() && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
+		if t != s && t.ready() && (t.rate() > 0 || s.rate() == 0) && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}
@@ -438,52 +435,3 @@ func (s *session) ready() bool {
 
 // backSoon is how long a session that has asked may take to come back.
 const backSoon = 100 * time.Millisecond
-
-// check finds out whether the provider has gone quiet. The caller holds fetch.mu.
-func (s *session) check(now time.Time) {
-	if s.err != nil {
-		return
-	}
-	if s.handing || len(s.owed) == 0 && len(s.lists) == 0 && s.opening == 0 {
-		if s.stalled && !s.handing {
-			// Others brought what it owed, so no byte will tell that it is back.
-			s.end(errStalled)
-			return
-		}
-		if !s.handing && s.putsOffTooLong(now) {
-			s.end(errPutsOff) // its place is for others; it is asked again later
-			return
-		}
-		if s.lacks.n > 0 && now.Sub(s.missedAt) > missTime {
-			s.lacks = leafSet{} // it may be able to read them now
-			s.fetch.changed.Broadcast()
-		}
-		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
-		return
-	}
-	if n := s.received.Load(); n != s.seen {
-		s.seen, s.lastByte = n, now
-		if s.stalled {
-			s.stalled = false
-			s.fetch.changed.Broadcast()
-		}
-	}
-	if now.Sub(s.dropStart) > dropAfter {
-		if s.seen-s.dropSeen < minBytes {
-			s.end(errStalled)
-			return
-		}
-		s.dropStart, s.dropSeen = now, s.seen
-	}
-	patience := max(stallAfter, 4*s.rtt)
-	if s.shared() {
-		patience *= sharedBy // others are served first
-	}
-	if !s.stalled && now.Sub(s.lastByte) > patience {
-		s.stalled = true
-		for _, d := range s.owed {
-			s.fetch.pool.put(d.task) // it may still arrive
-		}
-		s.fetch.changed.Broadcast()
-	}
-}

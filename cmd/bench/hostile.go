@@ -1,0 +1,134 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// honestAlone is the run without hostile peers.
+const honestAlone = "honest alone"
+
+// harms are what the hostile peers of a run do: all of them the same, but in the last run
+// each something else. They are plays of transport/exchange's TestPlay.
+var harms = []struct {
+	label string
+	plays []string
+}{
+	{"wrong bytes", []string{"wrong leaf"}},
+	{"zstd without end", []string{"zstd without end in the body, of many frames"}},
+	{"a byte in 10 s", []string{"a byte in 10 s"}},
+	{"a byte in 10 s, of nodes", []string{"a byte in 10 s, of nodes"}},
+	{"a byte in 10 s, of leaves", []string{"a byte in 10 s, of leaves"}},
+	{"a node now and then", []string{"a node now and then"}},
+	{"endless index", []string{"nodes without end"}},
+	{"no answer", []string{"no answer to anything"}},
+	{"no answer to LIST and WANT", []string{"no answer to LIST and WANT"}},
+	{"no answer to WANT", []string{"no answer to WANT"}},
+	{"false HAVE", []string{"MISS"}},
+	{"HAVE of nothing", []string{"HAVE of nothing"}},
+	{"LATER", []string{"LATER"}},
+	{"cut off", []string{"gone in a frame"}},
+	{"PEERS that do not answer", []string{"PEERS that do not answer"}},
+	{"a million WANT", []string{"a million WANT, and nothing is read"}},
+	{"streams that are not read", []string{"streams that are not read"}},
+	{"90 % hostile", []string{
+		"wrong leaf", "zstd without end in the body, of many frames", "a byte in 10 s",
+		"a byte in 10 s, of nodes", "a byte in 10 s, of leaves", "a node now and then",
+		"nodes without end", "no answer to anything", "no answer to LIST and WANT", "no answer to WANT",
+		"MISS", "HAVE of nothing", "LATER", "gone in a frame", "frame of 2^63 bytes",
+		"leaves that nobody asked for", "PEERS that do not answer", "BUSY for an hour",
+	}},
+}
+
+// hostile measures a mirror of two honest seeds, alone and beside 18 hostile peers.
+func hostile() scenario {
+	const (
+		peers = 18 // 90 % of all
+		most  = 3  // times as long as the honest alone
+	)
+	line := rates{20, 20}
+	seeds, mirrors := same(3, line), same(1, line) // one of the three is the DHT
+	s := scenario{
+		name:  "hostile",
+		about: "python-1: two honest seeds, alone and beside 18 hostile peers: 20 Mbit/s, 50 ms RTT",
+		rtt:   50 * time.Millisecond, site: siteNamed("python-1"), limit: 3 * time.Minute,
+		hostile: rates{100, 100},
+		runs:    []run{{honestAlone, seeds, mirrors, followBeside(0, nil)}},
+	}
+	for _, h := range harms {
+		s.runs = append(s.runs, run{h.label, seeds, mirrors, followBeside(peers, h.plays)})
+		s.asks = append(s.asks, ask{text: h.label + ": time, of that of the " + honestAlone, unit: "×",
+			figure: func(r results) (float64, float64) { return r.seconds(h.label) / r.seconds(honestAlone), most }})
+	}
+	return s
+}
+
+// hostileProgram is the tests of transport/exchange, which have the hostile peers.
+func hostileProgram(scratch string) string { return filepath.Join(scratch, "hostile") }
+
+func buildHostile(ctx context.Context, scratch string) error {
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-race=false", "-o", hostileProgram(scratch),
+		"pollux/transport/exchange")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the hostile peers: %w: %s", err, out)
+	}
+	return nil
+}
+
+// followBeside mirrors the site from all seeds but the first, which is the DHT alone, while
+// so many peers do harm. They are connected to the mirror before it begins, so it knows
+// them before it finds the honest.
+func followBeside(peers int, plays []string) func(context.Context, *world, results) (measure, error) {
+	return func(ctx context.Context, w *world, _ results) (measure, error) {
+		first := w.seeds[0]
+		if err := first.start(ctx, nil); err != nil {
+			return measure{}, err
+		}
+		for _, m := range w.seeds[1:] {
+			if err := m.start(ctx, first, w.site); err != nil {
+				return measure{}, err
+			}
+		}
+		first.root = w.seeds[1].root
+		if err := w.mirrors[0].start(ctx, first); err != nil {
+			return measure{}, err
+		}
+		if peers > 0 {
+			if err := w.play(ctx, peers, plays); err != nil {
+				return measure{}, err
+			}
+		}
+		if err := w.settle(ctx); err != nil {
+			return measure{}, err
+		}
+		return w.follow(ctx, nil)
+	}
+}
+
+// play starts the hostile peers.
+func (w *world) play(ctx context.Context, peers int, plays []string) error {
+	addrs := []string{w.mirrors[0].Addrs[0]}
+	for _, m := range w.seeds[1:] {
+		addrs = append(addrs, m.Addrs[0])
+	}
+	var root string
+	_, err := w.hostile.serve(ctx, func(line string) bool {
+		_, err := fmt.Sscanf(line, "playing %s", &root)
+		return err == nil
+	}, hostileProgram(filepath.Dir(w.bin)), "-test.run=^TestPlay$", "-test.timeout=0",
+		"-play.site="+w.site, "-play.store="+filepath.Join(w.dir, "hostile"),
+		"-play.at="+fmt.Sprintf("/ip4/%s/tcp/0", w.hostile.addr), "-play.peers="+strings.Join(addrs, ","),
+		"-play.count="+strconv.Itoa(peers), "-play.kinds="+strings.Join(plays, ";"))
+	if err == nil && root != w.seeds[0].root {
+		err = errors.New("the hostile peers have another site")
+	}
+	return err
+}

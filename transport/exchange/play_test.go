@@ -1,0 +1,161 @@
+package exchange
+
+import (
+	"context"
+	flags "flag"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"pollux/blockstore"
+	"pollux/dag"
+)
+
+// What TestPlay is told.
+var (
+	playSite  = flags.String("play.site", "", "`directory` of the site that the peers say they hold")
+	playStore = flags.String("play.store", "", "empty `directory` to keep it in")
+	playAt    = flags.String("play.at", "", "`multiaddr` to listen at")
+	playPeers = flags.String("play.peers", "", "`multiaddrs` of the mirror and of others, with commas between")
+	playKinds = flags.String("play.kinds", "", "`names` of what the peers do, with semicolons between, in turns")
+	playCount = flags.Int("play.count", 1, "how many peers")
+)
+
+// TestPlay is the hostile peers of a benchmark, all in one process, until that is killed.
+// They connect to the mirror, and say so in a line with the root of the site.
+func TestPlay(t *testing.T) {
+	if *playSite == "" {
+		t.Skip("for cmd/bench, which says where to play")
+	}
+	dir, err := blockstore.Dir(*playStore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := blockstore.Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	site, err := dag.Import(t.Context(), store, *playSite, dag.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []peer.AddrInfo
+	for _, addr := range strings.Split(*playPeers, ",") {
+		info, err := peer.AddrInfoFromString(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peers = append(peers, *info)
+	}
+	o, err := buildOrder(t.Context(), store, site.Root, cid.Undef)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := plays(t, strings.Split(*playKinds, ";"))
+	for i := range *playCount {
+		k := kinds[i%len(kinds)]
+		a := actorOn(t, newHostAt(t, *playAt), k.script, store, o)
+		if err := a.Connect(t.Context(), peers[0]); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range peers {
+			for range k.streams {
+				go a.ask(t.Context(), p, k.asks)
+			}
+		}
+	}
+	fmt.Println("playing", site.Root)
+	select {}
+}
+
+// A play is what a hostile peer does: it follows a script where it is asked, and may ask.
+type play struct {
+	script
+	asks    func(a *actor) []byte // after OPEN, again and again
+	streams int                   // over which it asks each of the others, and reads nothing
+}
+
+// plays returns those of the given names, of scripts and of those that need their time.
+// None sends leaves as it should, which would only help.
+func plays(t *testing.T, names []string) (out []play) {
+	all := slowPlays()
+	for _, s := range scripts() {
+		all = append(all, play{script: s})
+	}
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(p play) bool { return p.name == name })
+		if i < 0 {
+			t.Fatalf("nobody plays %q", name)
+		}
+		if all[i].want == nil {
+			all[i].want = func(*actor, []span) []byte { return nil }
+		}
+		out = append(out, all[i])
+	}
+	return out
+}
+
+// slowPlays take too long for tests, or take others that are honest.
+func slowPlays() []play {
+	const byteTime = 10 * time.Second
+	absent := func(*actor, open) []byte { return appendOpened(nil, opened{}) }
+	return []play{
+		{script: script{name: "a byte in 10 s", drip: byteTime, hello: func(a *actor) []byte {
+			return append(appendFrame(nil, frameHello), a.opens(open{})...)
+		}}},
+		{script: script{name: "a byte in 10 s, of nodes", drip: byteTime,
+			list: func(a *actor, l list) []byte { return a.nodes(l) }}},
+		{script: script{name: "a byte in 10 s, of leaves", drip: byteTime,
+			want: func(a *actor, s []span) []byte { return a.leaves(s) }}},
+		{script: script{name: "a node now and then", drip: time.Millisecond,
+			list: func(a *actor, l list) (frames []byte) {
+				for n := range l.count {
+					frames = append(frames, a.nodes(list{from: l.from + n, count: 1, full: l.full})...)
+				}
+				return frames
+			}}},
+		{script: script{name: "no answer to LIST and WANT",
+			list: func(*actor, list) []byte { return nil }}},
+		{script: script{name: "PEERS that do not answer", open: func(a *actor, o open) []byte {
+			frames := a.opens(o)
+			for range newsBurst / 2 {
+				infos := make([]peer.AddrInfo, maxPeers)
+				for i := range infos {
+					infos[i].ID, _ = test.RandPeerID()
+					infos[i].Addrs = []ma.Multiaddr{ma.StringCast("/ip4/10.77.0.250/tcp/1")}
+				}
+				frames = append(frames, appendPeers(nil, len(infos), infos)...)
+			}
+			return frames
+		}}},
+		{script: script{name: "a million WANT, and nothing is read", open: absent}, streams: 1,
+			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{{0, a.order.leaves.len()}}) }},
+		{script: script{name: "streams that are not read", open: absent}, streams: servePerPeer,
+			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
+	}
+}
+
+// ask opens the DAG at p and asks until p does not listen any more.
+func (a *actor) ask(ctx context.Context, p peer.AddrInfo, asks func(*actor) []byte) {
+	if a.Connect(ctx, p) != nil {
+		return
+	}
+	st, err := a.NewStream(ctx, p.ID, Protocol)
+	if err != nil {
+		return
+	}
+	defer st.Reset()
+	frame := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
+	for err == nil {
+		_, err = st.Write(frame)
+		frame = asks(a)
+	}
+}
