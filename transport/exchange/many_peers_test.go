@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 
@@ -151,6 +152,46 @@ func (f *fetcher) again(t testing.TB, to *node) *fetcher {
 			return next
 		}
 		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestStreamsOfADAG has a peer open a DAG on as many streams as it may, and on one more.
+func TestStreamsOfADAG(t *testing.T) {
+	site, other := newTree(97, 1, 3), newTree(98, 1, 3)
+	seed := newNode(t, append(site.blocks, other.blocks...)...)
+	h := newHost(t)
+	open := func(root cid.Cid, want frameType) *fetcher {
+		t.Helper()
+		f := dial(t, h, seed)
+		if _, err := f.Write(opening(root)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := f.next(want); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	var streams []*fetcher
+	for range servePerDAG {
+		streams = append(streams, open(site.root(), frameOpened))
+	}
+	open(site.root(), frameBusy)
+	open(other.root(), frameOpened)
+	streams[0].CloseWrite()
+	if _, err := io.Copy(io.Discard, streams[0].r); err != nil { // until the seed closes it
+		t.Fatal(err)
+	}
+	mirror := newNode(t)
+	if _, err := mirror.fetch(limit(t), Request{Root: site.root()}, seed.info()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range streams[1:] { // they go on
+		if _, err := f.Write(appendSpanFrame(nil, frameWant, []span{{0, 3}})); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := f.next(frameData); err != nil {
 			t.Fatal(err)
 		}
 	}

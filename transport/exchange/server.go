@@ -32,9 +32,11 @@ const (
 	// frame: it holds memory that others could use.
 	writeLimit = 30 * time.Second
 	// serveLimit is how many streams are served at a time, and servePerPeer how
-	// many of one peer; more are reset.
+	// many of one peer; more are reset. Of those servePerDAG may open the same DAG; more are
+	// told to ask elsewhere: each takes as much of the line as fits its window, read or not.
 	serveLimit   = 256
 	servePerPeer = 32
+	servePerDAG  = 4
 	// uploads is how many peers are sent whole DAGs at a time. Others are told to ask
 	// elsewhere, and where, until one has not asked for uploadIdle.
 	uploads    = 48

@@ -59,6 +59,8 @@ type serving struct {
 	// The fields below belong to the goroutine that makes answers.
 
 	swarm     *swarm
+	streams   int    // of the peer, of the same DAG, when this one came
+	leave     func() // is called at the end if it is not nil
 	order     *order
 	list      list // what is left of the one being answered
 	listing   bool
@@ -253,21 +255,16 @@ func (c *serving) answer(out chan<- []byte) error {
 			c.server.swarms.leave(c.swarm)
 		}
 	}()
-	var leave func()
 	defer func() {
-		if leave != nil {
-			leave()
+		if c.leave != nil {
+			c.leave()
 		}
 	}()
 	idle := time.NewTimer(serveIdle)
 	defer idle.Stop()
 	var later <-chan time.Time // when news may be told
 	for {
-		joined := c.swarm != nil
 		frame, err := c.next()
-		if c.swarm != nil && !joined {
-			leave = c.swarm.serve(c.remote)
-		}
 		if err != nil && len(frame) == 0 {
 			return err
 		}

@@ -200,13 +200,15 @@ func (w *swarm) notify() {
 	w.changed = make(chan struct{})
 }
 
-// serve counts p among those that fetch from here until the returned function is called.
-func (w *swarm) serve(p peer.ID) (leave func()) {
+// serve counts a stream of p among those that fetch from here until leave is called, and
+// returns how many p has.
+func (w *swarm) serve(p peer.ID) (streams int, leave func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.announce(p)
 	w.notify()
-	return w.join(w.served, p)
+	leave = w.join(w.served, p)
+	return w.served[p], leave
 }
 
 // ask counts p among those that are fetched from until the returned function is called.

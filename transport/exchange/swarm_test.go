@@ -160,7 +160,11 @@ func TestSwarmMembers(t *testing.T) {
 	w := newSwarms().enter(raw("root").CID())
 	var leave []func()
 	for _, p := range []peer.ID{"a", "b", "c", "a"} {
-		leave = append(leave, w.serve(p))
+		n, l := w.serve(p)
+		if want := 1 + min(len(leave)/3, 1); n != want {
+			t.Errorf("%d streams of %s, want %d", n, p, want)
+		}
+		leave = append(leave, l)
 	}
 	some, count := w.others("a", 1)
 	if len(some) != 1 || some[0] == "a" || count != 2 {
