@@ -18,9 +18,12 @@ func (c *serving) open(o open) ([]byte, error) {
 	s := c.server
 	if c.swarm == nil {
 		c.swarm = s.swarms.enter(o.root)
-		c.streams, c.leave = c.swarm.serve(c.remote)
+		var err error
+		if c.leave, err = c.swarm.serve(c.ctx, c.remote); err != nil {
+			return nil, err
+		}
 	}
-	if c.streams > servePerDAG || !s.upload(c.remote) {
+	if !s.upload(c.remote) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	status := byte(statusOpen)

@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"fmt"
-	"io"
 	"sync"
 	"testing"
 
@@ -157,37 +156,50 @@ func (f *fetcher) again(t testing.TB, to *node) *fetcher {
 	}
 }
 
-// TestStreamsOfADAG has a peer open a DAG on as many streams as it may, and on one more.
+// TestStreamsOfADAG has a peer open a DAG on as many streams as it may, and on one more, which
+// is answered when one of the others has ended.
 func TestStreamsOfADAG(t *testing.T) {
 	site, other := newTree(97, 1, 3), newTree(98, 1, 3)
 	seed := newNode(t, append(site.blocks, other.blocks...)...)
 	h := newHost(t)
-	open := func(root cid.Cid, want frameType) *fetcher {
+	open := func(root cid.Cid) *fetcher {
 		t.Helper()
 		f := dial(t, h, seed)
 		if _, err := f.Write(opening(root)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := f.next(want); err != nil {
+		return f
+	}
+	opened := func(f *fetcher) {
+		t.Helper()
+		if _, _, err := f.next(frameOpened); err != nil {
 			t.Fatal(err)
 		}
-		return f
 	}
 	var streams []*fetcher
 	for range servePerDAG {
-		streams = append(streams, open(site.root(), frameOpened))
+		streams = append(streams, open(site.root()))
+		opened(streams[len(streams)-1])
 	}
-	open(site.root(), frameBusy)
-	open(other.root(), frameOpened)
-	streams[0].CloseWrite()
-	if _, err := io.Copy(io.Discard, streams[0].r); err != nil { // until the seed closes it
-		t.Fatal(err)
-	}
+	more := open(site.root())
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		more.next(frameOpened)
+	}()
+	opened(open(other.root()))
 	mirror := newNode(t)
 	if _, err := mirror.fetch(limit(t), Request{Root: site.root()}, seed.info()); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range streams[1:] { // they go on
+	select {
+	case <-answered:
+		t.Errorf("the DAG is served on %d streams", servePerDAG+1)
+	default:
+	}
+	streams[0].Reset()
+	<-answered
+	for _, f := range append(streams[1:], more) {
 		if _, err := f.Write(appendSpanFrame(nil, frameWant, []span{{0, 3}})); err != nil {
 			t.Fatal(err)
 		}

@@ -32,8 +32,8 @@ const (
 	// frame: it holds memory that others could use.
 	writeLimit = 30 * time.Second
 	// serveLimit is how many streams are served at a time, and servePerPeer how
-	// many of one peer; more are reset. Of those servePerDAG may open the same DAG; more are
-	// told to ask elsewhere: each takes as much of the line as fits its window, read or not.
+	// many of one peer; more are reset. On servePerDAG of those a DAG is served at a time,
+	// the others wait: each takes as much of the line as fits its window, read or not.
 	serveLimit   = 256
 	servePerPeer = 32
 	servePerDAG  = 4

@@ -59,7 +59,6 @@ type serving struct {
 	// The fields below belong to the goroutine that makes answers.
 
 	swarm     *swarm
-	streams   int    // of the peer, of the same DAG, when this one came
 	leave     func() // is called at the end if it is not nil
 	order     *order
 	list      list // what is left of the one being answered

@@ -36,7 +36,7 @@ type swarm struct {
 	all     bool
 	known   bool          // held and all are true
 	looked  time.Time     // when that was found out, unless by a Fetch
-	changed chan struct{} // closed and replaced when held or served change
+	changed chan struct{} // closed and replaced when held or peers change
 	// served are the peers that fetch from here, asked those that are fetched from, with the
 	// number of streams. joined, if not nil, takes the former as they come.
 	served, asked map[peer.ID]int
@@ -200,15 +200,30 @@ func (w *swarm) notify() {
 	w.changed = make(chan struct{})
 }
 
-// serve counts a stream of p among those that fetch from here until leave is called, and
-// returns how many p has.
-func (w *swarm) serve(p peer.ID) (streams int, leave func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.announce(p)
-	w.notify()
-	leave = w.join(w.served, p)
-	return w.served[p], leave
+// serve counts p among those that fetch from here until leave is called. It waits while p has
+// as many streams as it may.
+func (w *swarm) serve(ctx context.Context, p peer.ID) (leave func(), err error) {
+	idle := time.NewTimer(serveIdle)
+	defer idle.Stop()
+	for {
+		w.mu.Lock()
+		changed := w.changed
+		if w.served[p] < servePerDAG {
+			w.announce(p)
+			w.notify()
+			leave := w.join(w.served, p)
+			w.mu.Unlock()
+			return leave, nil
+		}
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-idle.C:
+			return nil, errIdle
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // ask counts p among those that are fetched from until the returned function is called.
@@ -227,6 +242,7 @@ func (w *swarm) join(members map[peer.ID]int, p peer.ID) (leave func()) {
 		if members[p]--; members[p] == 0 {
 			delete(members, p)
 		}
+		w.notify()
 	}
 }
 

@@ -97,7 +97,9 @@ func TestClaim(t *testing.T) {
 	peers := make([]peer.ID, 20)
 	for i := range peers {
 		peers[i] = peer.ID(rune('a' + i))
-		w.serve(peers[i])
+		if _, err := w.serve(t.Context(), peers[i]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	claims := func(segment int, insists bool) int {
 		var n int
