@@ -20,8 +20,11 @@ const (
 	// getHedge is how long a peer is waited for, or three round trips to it if that is
 	// longer, before another is asked too.
 	getHedge = 150 * time.Millisecond
-	// getActive is how many peers are asked for a block at a time.
-	getActive = 4
+	// getActive is how many peers are asked for a block at a time. While none of them brings
+	// it one more is asked each getStalled, up to getMost.
+	getActive  = 4
+	getStalled = time.Second
+	getMost    = 16
 	// getAgain is when a peer that did not have it is asked again.
 	getAgain = 2 * time.Second
 )
@@ -68,8 +71,11 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 	book := c.host.Peerstore()
 	const unknown = time.Hour
 	latency := func(p peer.AddrInfo) time.Duration { return cmp.Or(book.LatencyEWMA(p.ID), unknown) }
+	failed := make(map[peer.ID]bool)
 	for {
-		slices.SortStableFunc(waiting, func(a, b peer.AddrInfo) int { return cmp.Compare(latency(a), latency(b)) })
+		slices.SortStableFunc(waiting, func(a, b peer.AddrInfo) int {
+			return cmp.Or(compareBool(failed[a.ID], failed[b.ID]), cmp.Compare(latency(a), latency(b)))
+		})
 		for len(waiting) > 0 && asking < allowed {
 			info := waiting[0]
 			waiting = waiting[1:]
@@ -78,6 +84,9 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 			hedge.Reset(getHedge)
 			if l := latency(info); l != unknown {
 				hedge.Reset(max(getHedge, min(3*l, 2*time.Second)))
+			}
+			if asking >= getActive {
+				hedge.Reset(getStalled)
 			}
 			go func() {
 				b, err := c.ask(ctx, info, id)
@@ -110,6 +119,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 				limited = r.err
 			}
 			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", id, "err", r.err)
+			failed[r.peer] = true
 			info := infos[r.peer]
 			time.AfterFunc(getAgain, func() {
 				select {
@@ -120,7 +130,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 		case info := <-again:
 			waiting = append(waiting, info)
 		case <-hedge.C:
-			allowed = min(allowed+1, getActive)
+			allowed = min(allowed+1, getMost)
 		case <-expired:
 			return &UnreachableError{Missing: 1, Waited: timeout, Providers: len(providers), Asked: len(asked), Limit: limited}
 		case <-ctx.Done():
