@@ -21,11 +21,12 @@ type upload struct {
 	rtt, rttBefore time.Duration
 	rttAt          time.Time
 	room           chan struct{} // closed and replaced when there may be room
-	// done are bytes that arrived since a time, when nothing was on its way or they were last
-	// counted; full says that the window was full meanwhile.
+	// done are bytes that arrived since a time, when nothing had been on its way for long or
+	// they were last counted; full says that the window was full meanwhile.
 	done  int64
 	since time.Time
 	full  bool
+	idle  time.Time // since when nothing is on its way, if nothing is
 }
 
 // onItsWay is an answer that was sent and may not have arrived.
@@ -56,7 +57,8 @@ func newUpload() *upload {
 func (u *upload) enter(rest bool) (*onItsWay, <-chan struct{}) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.onWay >= u.window.size && !rest {
+	// While one is on its way another has to be, or the line rests for a round trip.
+	if u.onWay >= max(u.window.size, 2*u.answer) && !rest {
 		u.full = true
 		return nil, u.room
 	}
@@ -72,7 +74,7 @@ func (u *upload) sent(a *onItsWay, n int) *onItsWay {
 		a = &onItsWay{counted: true}
 	}
 	now := time.Now()
-	if u.onWay == a.bytes {
+	if u.onWay == a.bytes && now.Sub(u.idle) > sampleTime {
 		u.done, u.since, u.full = 0, now, false
 	}
 	if u.onWay += n - a.bytes; n < a.bytes {
@@ -123,7 +125,9 @@ func (u *upload) release(a *onItsWay) {
 		return
 	}
 	a.counted = false
-	u.onWay -= a.bytes
+	if u.onWay -= a.bytes; u.onWay == 0 {
+		u.idle = time.Now()
+	}
 	u.wake()
 }
 

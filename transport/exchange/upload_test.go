@@ -80,10 +80,34 @@ func TestUploadRate(t *testing.T) {
 		t.Errorf("a round trip of %v", u.rtt)
 	}
 	u.arrived(hold, false)
-	u.since = ago(time.Hour)
+	u.since, u.idle = ago(time.Hour), ago(time.Hour)
 	u.sent(nil, 1000) // times in which nothing was sent do not count
 	if time.Since(u.since) > time.Minute {
 		t.Error("an hour in which nothing was sent counts for the rate")
+	}
+}
+
+// TestUploadOneByOne sends answers that are larger than the window, each when the one before
+// has arrived.
+func TestUploadOneByOne(t *testing.T) {
+	u := newUpload()
+	for range 30 { // until it is known how long they are
+		a, _ := u.enter(false)
+		u.arrived(u.sent(a, 1<<20), true)
+	}
+	first, _ := u.enter(false)
+	second, _ := u.enter(false)
+	if first == nil || second == nil {
+		t.Fatal("one answer at a time")
+	}
+	if third, _ := u.enter(false); third != nil {
+		t.Error("three at a time")
+	}
+	u.since = u.since.Add(-2 * time.Second)
+	u.arrived(u.sent(first, 1<<20), true)
+	u.arrived(u.sent(second, 1<<20), true)
+	if u.window.rate() == 0 {
+		t.Error("no rate is known though answers followed each other for 2 s")
 	}
 }
 
