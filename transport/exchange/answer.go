@@ -107,6 +107,7 @@ func (c *serving) have(frame []byte) []byte {
 // peers appends some of those who exchange the same DAG, if there are any.
 func (c *serving) peers(frame []byte) []byte {
 	ids, count := c.swarm.others(c.remote, maxPeers)
+	before := c.toldPeers
 	c.toldPeers = count
 	var infos []peer.AddrInfo
 	for _, id := range ids {
@@ -114,7 +115,7 @@ func (c *serving) peers(frame []byte) []byte {
 			infos = append(infos, peer.AddrInfo{ID: id, Addrs: addrs})
 		}
 	}
-	if count == 0 && len(infos) == 0 {
+	if count == 0 && len(infos) == 0 && before == 0 {
 		return frame
 	}
 	return appendPeers(frame, count, infos)

@@ -97,7 +97,7 @@ type session struct {
 	handing   bool         // the workers keep it from reading
 	begun     time.Time    // not guarded
 	news      int          // HAVE and PEERS that came; the reader's
-	received  atomic.Int64 // bytes read; not guarded
+	received  atomic.Int64 // bytes read, but those of news and refusals; not guarded
 	seen      int64        // of them at the last check
 	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
 	dropStart time.Time    // of the time in which minBytes are due
@@ -430,7 +430,7 @@ func (f *Fetch) nearerWaits(s *session) bool {
 // ready says whether the session would take work at once, or nearly so: a moment
 // after it has asked, it may not be back yet.
 func (s *session) ready() bool {
-	return s.err == nil && s.opened && !s.stalled && (s.waiting || time.Since(s.askedLast) < backSoon)
+	return s.err == nil && s.opened && s.opening == 0 && !s.stalled && (s.waiting || time.Since(s.askedLast) < backSoon)
 }
 
 // backSoon is how long a session that has asked may take to come back.

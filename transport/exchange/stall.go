@@ -41,7 +41,7 @@ func (s *session) check(now time.Time) {
 		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
 		return
 	}
-	if n := s.received.Load(); n != s.seen {
+	if n := s.received.Load(); n > s.seen {
 		s.seen, s.lastByte = n, now
 		if s.stalled {
 			s.stalled = false

@@ -41,10 +41,12 @@ type swarm struct {
 	// number of streams. joined, if not nil, takes the former as they come.
 	served, asked map[peer.ID]int
 	joined        chan<- peer.ID
-	// sends counts how often each segment was sent to somebody, and first those that
-	// were; underWay to how many peers they are on their way.
+	// sends counts how often each segment was sent to somebody, and distinct those that
+	// were, the last for the first time at fresh; underWay to how many peers they are on
+	// their way.
 	sends    []uint32
-	first    int
+	distinct int
+	fresh    time.Time
 	underWay map[int]int
 }
 
@@ -358,6 +360,9 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 const (
 	crowd      = 2
 	maxSending = 2
+	// freshTime is how long nothing was sent for the first time when the rest is taken to be
+	// held by all: those who update, or resume, ask for few segments.
+	freshTime = 3 * time.Second
 )
 
 // crowded says whether enough others than p fetch from here.
@@ -374,7 +379,7 @@ func (w *swarm) claim(segment int, o *order, p peer.ID, insists bool) bool {
 	defer w.mu.Unlock()
 	spread := !insists && w.servedOthers(p) >= crowd
 	if spread && (w.underWay[segment] >= maxSending && o.large(segment) ||
-		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.first < len(o.cuts)) {
+		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.distinct < len(o.cuts) && time.Since(w.fresh) < freshTime) {
 		return false
 	}
 	w.sending(segment)
@@ -388,7 +393,8 @@ func (w *swarm) sending(segment int) {
 		w.sends = append(w.sends, make([]uint32, segment+1-len(w.sends))...)
 	}
 	if w.sends[segment]++; w.sends[segment] == 1 {
-		w.first++
+		w.distinct++
+		w.fresh = time.Now()
 	}
 }
 
@@ -398,7 +404,7 @@ func (w *swarm) unclaim(segment int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.sends[segment]--; w.sends[segment] == 0 {
-		w.first--
+		w.distinct--
 	}
 }
 

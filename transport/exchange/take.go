@@ -36,6 +36,10 @@ func (s *session) read(opened time.Time) error {
 // take acts on a frame.
 func (s *session) take(t frameType, body []byte) error {
 	switch t {
+	case frameOpened, frameHave, framePeers, frameMiss, frameLater:
+		s.received.Add(-int64(len(body))) // or who only talks would count as one that brings something
+	}
+	switch t {
 	case frameOpened:
 		o, err := parseOpened(body)
 		if err != nil {
