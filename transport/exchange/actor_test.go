@@ -107,6 +107,20 @@ func actorOn(t testing.TB, h host.Host, s script, held Store, o *order) *actor {
 
 func (a *actor) info() peer.AddrInfo { return peer.AddrInfo{ID: a.ID(), Addrs: a.Addrs()} }
 
+// before returns candidates: a, and another when a has done what its script says.
+func (a *actor) before(ctx context.Context, other *node) <-chan Candidate {
+	candidates := make(chan Candidate, 2)
+	candidates <- Candidate{a.info(), true}
+	go func() {
+		select {
+		case <-a.acted:
+		case <-ctx.Done():
+		}
+		candidates <- Candidate{other.info(), true}
+	}()
+	return candidates
+}
+
 func (a *actor) play(st network.Stream) {
 	a.streams.Add(1)
 	defer st.Reset()

@@ -204,15 +204,7 @@ func TestHostileRecipes(t *testing.T) {
 					return piece{kind: kindDelta, bytes: recipes(b.Data())[name]}
 				})}, next[0].CID(), old[0].CID(), both...)
 				ctx := limit(t)
-				candidates := make(chan Candidate, 2)
-				candidates <- Candidate{evil.info(), true}
-				go func() {
-					select {
-					case <-evil.acted:
-					case <-ctx.Done():
-					}
-					candidates <- Candidate{honest.info(), true}
-				}()
+				candidates := evil.before(ctx, honest)
 				req := Request{Store: mirror.store, Root: next[0].CID(), Bases: []cid.Cid{old[0].CID()}}
 				if _, err := mirror.client.Fetch(ctx, req, candidates); err != nil {
 					t.Fatal(err)

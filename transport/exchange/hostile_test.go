@@ -303,15 +303,7 @@ func TestHostileProviders(t *testing.T) {
 			}
 			evil := newActor(t, s, req.Root, base, want...)
 			ctx := limit(t)
-			candidates := make(chan Candidate, 2)
-			candidates <- Candidate{evil.info(), true}
-			go func() {
-				select {
-				case <-evil.acted:
-				case <-ctx.Done():
-				}
-				candidates <- Candidate{honest.info(), true}
-			}()
+			candidates := evil.before(ctx, honest)
 			res, err := mirror.client.Fetch(ctx, req, candidates)
 			if err != nil {
 				t.Fatal(err)

@@ -228,15 +228,7 @@ func TestHostileGet(t *testing.T) {
 			t.Parallel()
 			evil, seed, mirror := newActor(t, s, site.root(), cid.Undef, site.blocks...), newNode(t, site.blocks...), newNode(t)
 			ctx := limit(t)
-			candidates := make(chan Candidate, 2)
-			candidates <- Candidate{evil.info(), true}
-			go func() {
-				select {
-				case <-evil.acted:
-				case <-ctx.Done():
-				}
-				candidates <- Candidate{seed.info(), true}
-			}()
+			candidates := evil.before(ctx, seed)
 			if err := mirror.client.Get(ctx, mirror.store, block.CID(), 0, candidates); err != nil {
 				t.Fatal(err)
 			}

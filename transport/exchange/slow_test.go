@@ -46,15 +46,7 @@ func TestTrickling(t *testing.T) {
 			seed, mirror := newNode(t, tc.site...), newNode(t)
 			evil := newActor(t, tc.script, root, cid.Undef, tc.site...)
 			ctx := limit(t)
-			candidates := make(chan Candidate, 2)
-			candidates <- Candidate{evil.info(), true}
-			go func() {
-				select {
-				case <-evil.acted:
-				case <-ctx.Done():
-				}
-				candidates <- Candidate{seed.info(), true}
-			}()
+			candidates := evil.before(ctx, seed)
 			req := Request{Store: mirror.store, Root: root}
 			if _, err := mirror.client.Fetch(ctx, req, candidates); err != nil {
 				t.Fatal(err)

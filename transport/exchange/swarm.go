@@ -355,8 +355,9 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 }
 
 // crowd is from how many others on a provider spreads what it sends: if it has all, each
-// segment once before one goes out again, and a large one to maxSending peers at a time. The others can have it
-// from those, and as soon as they have something that nobody else has, they help.
+// segment once before one goes out again, and a large one to maxSending peers at a time. The
+// others can have it from those, and as soon as they have something that nobody else has,
+// they help.
 const (
 	crowd      = 2
 	maxSending = 2
