@@ -190,8 +190,8 @@ func (c *serving) nodes() ([]byte, error) {
 	return frame, nil
 }
 
-// leaves makes a DATA, or a MISS, of the first leaves of want; the rest goes back to the
-// front of the queue.
+// leaves makes a DATA, a MISS or a LATER of the first leaves of want; the rest goes back to
+// the front of the queue. It makes nothing if there is no room.
 func (c *serving) leaves(want span) ([]byte, error) {
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
@@ -199,28 +199,25 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if !c.server.upload(c.remote) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
-	if done := c.sentEager; done.n > 0 {
-		left := done.spans(nil, want, false)
-		c.sentEager.removeSpan(want)
-		if len(left) == 0 {
-			return nil, nil
-		}
-		c.putBack(left[1:]...)
-		want = left[0]
-	}
 	number, part := c.order.segmentOf(want.first)
 	if c.order.based() {
 		last := min(number-number%segmentGroup+segmentGroup, len(c.order.cuts)) - 1
 		part = span{part.first, c.order.segmentSpan(last).end() - part.first}
 	}
 	part = part.cut(want)
-	if want.first != c.rest || c.claimed < 0 {
+	rest := c.claimed >= 0 && want.first == c.rest
+	if !rest && c.claimed != number {
 		c.unclaim()
 		if !c.claim(number) {
 			c.putBack(want.from(part.end()))
 			return appendSpanFrame(nil, frameLater, []span{part}), nil
 		}
 	}
+	if !c.enter(rest) {
+		c.putBack(want)
+		return nil, nil
+	}
+	defer c.leavePlace() // unless something was sent
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
 		return c.data(want, part, part.n, b), nil
@@ -318,7 +315,7 @@ func (c *serving) sending(segment, bytes int) {
 	if !c.swarm.crowded(c.remote) || len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
 		bytes = 0 // and whoever reports nothing does not keep others waiting each time
 	}
-	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(c.place, bytes)})
+	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(c.member, c.place, bytes)})
 	c.place = nil
 	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {
 		c.arrived(c.unproven[0].number, false) // whatever became of it
@@ -365,12 +362,10 @@ func (c *serving) choose() ([]byte, error) {
 	if c.eager <= 0 || !c.listed || c.order.leaves.len() == 0 {
 		return nil, nil
 	}
-	if c.swarm.crowded(c.remote) {
-		if c.place, c.room = c.server.crowds.enter(false); c.place == nil {
-			return nil, nil
-		}
-		defer c.leavePlace()
+	if !c.enter(false) {
+		return nil, nil
 	}
+	defer c.leavePlace()
 	best := -1
 	w := c.swarm
 	w.mu.Lock()

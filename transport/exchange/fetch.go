@@ -210,6 +210,7 @@ type Fetch struct {
 	asked      map[peer.ID]struct{}
 	providers  map[peer.ID]struct{}
 	gave       map[peer.ID]struct{}
+	barren     map[peer.ID]struct{} // were asked for leaves, and brought none
 	slow       map[peer.ID]struct{} // with nodes
 	progress   Progress
 	fetched    int64 // bytes of the blocks that were fetched
@@ -234,6 +235,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		asked:     make(map[peer.ID]struct{}),
 		providers: make(map[peer.ID]struct{}),
 		gave:      make(map[peer.ID]struct{}),
+		barren:    make(map[peer.ID]struct{}),
 		slow:      make(map[peer.ID]struct{}),
 		lastBlock: time.Now(),
 	}

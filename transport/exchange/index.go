@@ -24,14 +24,14 @@ type index struct {
 	all       int      // number of the node that is next, among all
 	differ    int      // and among those that differ from the base
 	source    *session // that is asked for nodes
+	open      bool     // for whoever answers first, as the last source did not
 	full      bool     // in numbers among all
 	next      int      // that it is to be asked for next
 	last      bool     // it has no more
 	count     int      // of the last list, where nodes are held already
 	held      bool     // a node was there already
 	queued    int      // answers that came and were not looked at
-	heard     time.Time
-	failed    int // sources that were too slow
+	failed    int      // sources that were too slow
 	// What had come when it was last looked whether the source is slow.
 	looked time.Time
 	nodes  int
@@ -49,20 +49,23 @@ const (
 
 // lists says what s should be asked for now, if it should be. The caller holds f.mu.
 func (x *index) lists(f *Fetch, s *session) (list, bool) {
-	if x.source == nil && x.waiting && x.queued == 0 {
+	if x.source == nil && x.waiting && x.queued == 0 && len(s.lists) == 0 {
 		if s.ended && !x.lost {
 			s.slow = true // it said that it has no more, and that was not all
 		}
-		if (s.slow || x.failed > 0 && !s.opened) && f.other(s) {
+		if (s.slow || x.open && !s.opened) && f.other(s) {
 			return list{}, false
 		}
-		x.source, x.full, x.next, x.last = s, false, x.differ, false
+		l := list{from: x.differ, count: 1}
 		if x.lost || x.all != x.differ && !s.based {
 			// Which numbers would be meant if the provider lacks the base?
-			x.full, x.next = true, x.all
+			l.full, l.from = true, x.all
 		}
-		x.heard = time.Now()
-		x.look(s, x.heard)
+		if x.open {
+			s.lists = append(s.lists, l)
+			return l, true
+		}
+		x.use(s, l.full, l.from)
 	}
 	if x.source != s || x.last || len(s.lists) == maxLists {
 		return list{}, false
@@ -95,15 +98,36 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 	return l, true
 }
 
+// use makes s the source of nodes, from number next on. The caller holds the Fetch's mutex.
+func (x *index) use(s *session, full bool, next int) {
+	x.source, x.full, x.next, x.last, x.open = s, full, next, false, false
+	x.look(s, time.Now())
+}
+
+// answers says whether a has the node that is waited for. The caller holds the Fetch's mutex.
+func (x *index) answers(a answer) bool {
+	number := x.differ
+	if a.full {
+		number = x.all
+	}
+	return x.waiting && x.queued == 0 && a.first <= number && number < a.first+a.body.count && (a.full || !x.lost)
+}
+
 // other says whether there is another session that could be asked for nodes. The caller
 // holds mu.
 func (f *Fetch) other(s *session) bool {
+	now := time.Now()
 	for t := range f.sessions {
-		if t != s && t.opened && t.err == nil && !t.slow {
+		if t != s && t.opened && t.err == nil && !t.slow && !t.mute(now) {
 			return true
 		}
 	}
 	return false
+}
+
+// mute says whether s owes nodes and sends nothing. The caller holds fetch.mu.
+func (s *session) mute(now time.Time) bool {
+	return len(s.lists) > 0 && !s.handing && now.Sub(s.lastByte) > s.firstPatience()
 }
 
 // check lets another session provide the nodes if the one that was asked does not. The
@@ -113,17 +137,22 @@ func (x *index) check(f *Fetch, now time.Time) {
 	if s == nil {
 		return
 	}
-	silent := x.waiting && x.queued == 0 && now.Sub(x.heard) > x.patience(stallAfter, s)
-	// Nor does one that sends a node now and then.
-	slow := false
-	if limit := x.patience(slowTime, s); now.Sub(x.looked) > limit {
-		share := float64(limit) / float64(slowTime)
-		nodes, read := float64(x.all-x.nodes), float64(s.received.Load()-x.read)
-		slow = x.waiting && nodes < minList*share && read < slowBytes*share
-		x.look(s, now)
+	if x.waiting && x.queued == 0 && s.mute(now) && f.other(s) {
+		// What it owes it may still bring, but so may others.
+		x.source, x.open = nil, true
+		return
 	}
-	if (silent || slow) && f.other(s) {
-		x.source = nil
+	// Nor does one that sends a node now and then.
+	limit := x.patience(s)
+	if now.Sub(x.looked) <= limit {
+		return
+	}
+	share := float64(limit) / float64(slowTime)
+	nodes, read := float64(x.all-x.nodes), float64(s.received.Load()-x.read)
+	slow := x.waiting && nodes < minList*share && read < slowBytes*share
+	x.look(s, now)
+	if slow && f.other(s) {
+		x.source, x.open = nil, true
 		x.failed++
 		f.slow[s.peer] = struct{}{}
 		if s.slow = true; f.crowded {
@@ -137,11 +166,11 @@ func (x *index) look(s *session, now time.Time) {
 	x.looked, x.nodes, x.read = now, x.all, s.received.Load()
 }
 
-// patience returns how long s may take for what usually takes so long. With each source
-// that failed it is half as long, down to a few round trips: whatever takes the
-// others their time, all together are to take little more than two of them.
-func (x *index) patience(usual time.Duration, s *session) time.Duration {
-	return max(usual>>min(x.failed, 3), 4*s.rtt)
+// patience returns how long s may be slow. With each source that failed it is half as long,
+// down to a few round trips: whatever takes the others their time, all together are to take
+// little more than two of them.
+func (x *index) patience(s *session) time.Duration {
+	return max(slowTime>>min(x.failed, 3), 4*s.rtt)
 }
 
 // A source of nodes is too slow if in slowTime it brought fewer than minList, and fewer

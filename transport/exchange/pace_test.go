@@ -110,10 +110,9 @@ func TestWindow(t *testing.T) {
 // TestCheck lets time pass for a session that owes something.
 func TestCheck(t *testing.T) {
 	newSess := func() (*Fetch, *session) {
-		f := &Fetch{client: &Client{}, sessions: make(map[*session]struct{}), end: make(chan struct{})}
-		f.changed = newFetch(f.client, Request{}).changed
-		f.order = newOrder(raw("root").CID(), raw("").CID())
+		f := newFetch(&Client{}, Request{Root: raw("root").CID()})
 		s := newSession(f, "p", resettable{})
+		s.window.rates[0] = 1e6 // it has brought leaves
 		s.owed = []*debt{{task: &task{left: 1, owers: []*session{s}}}}
 		return f, s
 	}
@@ -129,7 +128,7 @@ func TestCheck(t *testing.T) {
 		s.received.Add(bytes)
 	}
 	s.rtt = 10 * time.Millisecond
-	tick(900*time.Millisecond, 1)
+	tick(900*time.Millisecond, stallBytes)
 	if s.stalled {
 		t.Error("stalled too early")
 	}
@@ -137,13 +136,16 @@ func TestCheck(t *testing.T) {
 	if !s.stalled || len(f.pool.queue) != 1 {
 		t.Error("not stalled, or what it owes is not offered")
 	}
-	tick(100*time.Millisecond, 1)
+	tick(100*time.Millisecond, stallBytes)
 	tick(100*time.Millisecond, 0)
 	if s.stalled {
-		t.Error("stalled though a byte came")
+		t.Error("stalled though something came")
 	}
-	for range 6 { // a byte every two seconds
-		tick(2*time.Second, 1)
+	for range 60 { // a byte at a time
+		tick(200*time.Millisecond, 1)
+	}
+	if !s.stalled {
+		t.Error("not stalled though little comes")
 	}
 	if s.err != nil {
 		t.Errorf("ended after %v: %v", now.Sub(s.begun), s.err)
@@ -164,5 +166,14 @@ func TestCheck(t *testing.T) {
 	}
 	if s.stalled || s.err != nil {
 		t.Errorf("slow, and ended: %v", s.err)
+	}
+
+	f, s = newSess() // has brought no leaves
+	now, s.rtt, s.window = s.lastByte, time.Millisecond, window{}
+	if tick(firstStall-100*time.Millisecond, 0); s.stalled {
+		t.Error("stalled too early for the first time")
+	}
+	if tick(firstStall, 0); !s.stalled || s.merit() != barren {
+		t.Errorf("silent since it was asked first, and stalled is %v, merit %v", s.stalled, s.merit())
 	}
 }

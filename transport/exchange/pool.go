@@ -133,22 +133,60 @@ func (f *Fetch) take(s *session) (*task, []span) {
 // long.
 const largeEvery = 4
 
-// suits says whether s might be asked for t. The caller holds mu.
+// suits says whether s might be asked for t. What somebody failed to bring is left to those
+// that are relied on most: or each that comes and brings nothing could keep the same leaves
+// for as long as it takes to notice. The caller holds mu.
 func (f *Fetch) suits(t *task, s *session, now time.Time) bool {
-	return t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) &&
-		!s.later[t].After(now) && !(t.failed && s.rate() == 0 && f.better(t, now))
+	return f.mayBring(t, s, now) && !(t.failed && f.better(t, s, now))
 }
 
-// better says whether there is one that has brought leaves and can be asked for t. What
-// somebody failed to bring is left to such: or each that comes and brings nothing could
-// keep the same leaves for as long as it takes to notice. The caller holds mu.
-func (f *Fetch) better(t *task, now time.Time) bool {
-	for s := range f.sessions {
-		if s.err == nil && s.rate() > 0 && !s.stalled && f.suits(t, s, now) && len(f.missing(t, s)) > 0 {
+func (f *Fetch) mayBring(t *task, s *session, now time.Time) bool {
+	return t.left > 0 && t.working == 0 && !slices.Contains(t.owers, s) && s.mayHave(t.span) && !s.later[t].After(now)
+}
+
+// better says whether another than s can be asked for t that is relied on more. The caller
+// holds mu.
+func (f *Fetch) better(t *task, s *session, now time.Time) bool {
+	m := s.merit()
+	for o := range f.sessions {
+		if o.err == nil && o.opened && !o.stalled && o.merit() > m && f.mayBring(t, o, now) && len(f.missing(t, o)) > 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// merit is how far a peer is relied on to bring leaves.
+type merit int
+
+const (
+	barren  merit = iota // was asked for leaves and brought none
+	unknown              // has brought nothing yet
+	giving               // has brought nodes, or leaves over another stream
+	proven               // has brought leaves
+)
+
+// merit returns what is known of the peer. The caller holds fetch.mu.
+func (s *session) merit() merit {
+	f := s.fetch
+	if s.rate() > 0 {
+		return proven
+	}
+	if _, ok := f.barren[s.peer]; ok {
+		return barren
+	}
+	if _, ok := f.gave[s.peer]; ok {
+		return giving
+	}
+	return unknown
+}
+
+// fails notes that s did not bring what it owes of t in time. The caller holds mu.
+func (f *Fetch) fails(s *session, t *task) {
+	t.failed = true
+	if s.rate() == 0 {
+		f.barren[s.peer] = struct{}{}
+	}
 }
 
 // holders returns how many peers have all of t.
@@ -193,7 +231,7 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 		for _, d := range o.owed {
 			ahead += d.cost
 			t := d.task
-			if len(t.owers) != 1 || !f.suits(t, s, now) {
+			if len(t.owers) > 1 && slices.ContainsFunc(t.owers, func(p *session) bool { return p != o && !p.stalled }) || !f.suits(t, s, now) {
 				continue
 			}
 			// What took long already will take as long again, as far as is known; but that

@@ -77,15 +77,20 @@ type serving struct {
 	rest      int               // the leaf after the last answer
 	sends     int               // DATA that were sent
 	unproven  []send            // of them, that may not have arrived
-	place     *onItsWay         // in the upload, for the next answer with leaves
-	room      <-chan struct{}   // that wants wait for; nil if there is
+	member    *member           // in the upload
+	place     *onItsWay         // there, for the next answer with leaves
+	waits     bool              // for one
 	booked    int
 }
 
 // serve answers on st until the peer closes it, breaks the protocol or asks nothing.
 func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &serving{server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1), refused: make(map[int]time.Time), claimed: noSegment}
+	c := &serving{
+		server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1),
+		refused: make(map[int]time.Time), claimed: noSegment, member: s.crowds.join(),
+	}
+	defer s.crowds.leave(c.member)
 	defer func() { mem.ReleaseMemory(c.booked) }()
 	out := make(chan []byte, 1)
 	var tasks sync.WaitGroup
@@ -248,7 +253,6 @@ func (c *serving) write(out <-chan []byte) error {
 func (c *serving) answer(out chan<- []byte) error {
 	defer func() {
 		if c.swarm != nil {
-			c.leavePlace()
 			c.unclaim()
 			c.arrived(math.MaxInt, false)
 			c.server.swarms.leave(c.swarm)
@@ -270,8 +274,13 @@ func (c *serving) answer(out chan<- []byte) error {
 		if len(frame) > 0 {
 			select {
 			case out <- frame:
-			case <-c.ctx.Done():
-				return nil
+			default:
+				c.server.crowds.quit(c.member) // or all who wait would wait for this peer to read
+				select {
+				case out <- frame:
+				case <-c.ctx.Done():
+					return nil
+				}
 			}
 			if err != nil {
 				close(out)
@@ -297,7 +306,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		case <-c.wake:
 			idle.Reset(serveIdle)
 		case <-changed:
-		case <-c.room:
+		case <-c.member.turn:
 		case <-later:
 		case <-idle.C:
 			return errIdle
@@ -307,9 +316,18 @@ func (c *serving) answer(out chan<- []byte) error {
 	}
 }
 
-// next makes the next answer. It is empty if there is nothing to answer. With an answer
-// and an error, the stream ends after it.
+// next makes the next answer. It is empty if there is nothing to answer, or no room for it.
+// With an answer and an error, the stream ends after it.
 func (c *serving) next() ([]byte, error) {
+	c.waits = false
+	frame, err := c.make()
+	if !c.waits {
+		c.server.crowds.quit(c.member)
+	}
+	return frame, err
+}
+
+func (c *serving) make() ([]byte, error) {
 	c.mu.Lock()
 	got := c.got
 	var (
@@ -330,34 +348,35 @@ func (c *serving) next() ([]byte, error) {
 			c.list, c.listing = c.lists[0], true
 			c.lists = c.lists[1:]
 		}
-		c.room = nil
-		ready := len(c.wants) > 0 && !(c.listing && c.turn)
-		if ready && c.order != nil && c.swarm.crowded(c.remote) {
-			c.place, c.room = c.server.crowds.enter(c.claimed >= 0 && c.wants[0].first == c.rest)
-		}
-		if ready && c.room == nil {
-			want = c.wants[0]
-			c.wants = c.wants[1:]
+		if !(c.listing && c.turn) {
+			want = c.wanted()
 		}
 	}
+	idle := want.n == 0 && len(c.wants) == 0
 	c.mu.Unlock()
 	if got > c.sends {
 		return nil, violation("GOT of %d DATA, %d were sent", got, c.sends)
 	}
 	c.arrived(got, true)
+	if idle {
+		c.unclaim() // what it asked for was called off
+	}
 	switch {
 	case opening != nil:
+		c.server.crowds.quit(c.member) // it may take long
 		return c.open(*opening)
 	case gets != nil:
 		return c.blocks(gets)
 	case (want.n > 0 || c.listing) && c.order == nil:
 		return nil, violation("nothing is open")
-	case want.n > 0:
-		c.turn, c.eager = true, 0
-		frame, err := c.leaves(want)
-		c.leavePlace() // unless it was taken
-		return frame, err
-	case c.listing:
+	}
+	if want.n > 0 {
+		c.turn = true
+		if frame, err := c.leaves(want); len(frame) > 0 || err != nil {
+			return frame, err
+		}
+	}
+	if c.listing {
 		c.turn = false
 		return c.nodes()
 	}
@@ -365,6 +384,38 @@ func (c *serving) next() ([]byte, error) {
 		return news, nil
 	}
 	return c.choose()
+}
+
+// wanted takes the leaves that are to be sent next off the queue, leaving out what was sent
+// before it was asked for. The caller holds mu.
+func (c *serving) wanted() span {
+	for len(c.wants) > 0 {
+		c.eager = 0
+		want := c.wants[0]
+		c.wants = c.wants[1:]
+		if c.sentEager.n > 0 {
+			left := c.sentEager.spans(nil, want, false)
+			c.sentEager.removeSpan(want)
+			if len(left) == 0 {
+				continue
+			}
+			c.wants = append(left[1:len(left):len(left)], c.wants...)
+			want = left[0]
+		}
+		return want
+	}
+	return span{}
+}
+
+// enter takes a place in the upload for the next answer, if it needs one, and says whether it
+// may be made; otherwise the stream is in line for a place. rest says that it goes on with
+// the last.
+func (c *serving) enter(rest bool) bool {
+	if c.swarm.crowded(c.remote) {
+		c.place = c.server.crowds.enter(c.member, rest)
+		c.waits = c.place == nil
+	}
+	return !c.waits
 }
 
 // leavePlace gives back the place in the upload if nothing was sent.

@@ -98,8 +98,8 @@ type session struct {
 	begun     time.Time    // not guarded
 	news      int          // HAVE and PEERS that came; the reader's
 	received  atomic.Int64 // bytes read, but those of news and refusals; not guarded
-	seen      int64        // of them at the last check
-	lastByte  time.Time    // when check saw the last new one, or when nothing was owed
+	seen      int64        // of them by lastByte
+	lastByte  time.Time    // when the last of enough new ones were seen, or nothing was owed
 	dropStart time.Time    // of the time in which minBytes are due
 	dropSeen  int64        // bytes read at dropStart
 	began     time.Time
@@ -193,14 +193,17 @@ func (s *session) end(err error) {
 	}
 	s.err = err
 	if s.fetch.index.source == s {
-		s.fetch.index.source = nil
+		s.fetch.index.source, s.fetch.index.open = nil, true
 	}
 	for _, d := range s.owed {
 		d.task.owers = slices.DeleteFunc(d.task.owers, func(o *session) bool { return o == s })
-		d.task.failed = true
+		s.fetch.fails(s, d.task)
 		s.fetch.offer(d.task)
 	}
 	s.owed, s.owedSize = nil, 0
+	if len(s.lists) > 0 {
+		s.fetch.slow[s.peer] = struct{}{}
+	}
 	s.fetch.changed.Broadcast()
 	go s.stream.Reset() // may wait for the network
 }
@@ -414,13 +417,14 @@ func joined(spans []span) []span {
 
 // nearerWaits says whether a nearer provider has room for what is in the pool, and
 // should be asked first. In a crowd all have something to do, and one that has brought
-// something does not wait for one that has not. The caller holds mu.
+// leaves does not wait for one that has not, nor anybody for one that failed to. The caller
+// holds mu.
 func (f *Fetch) nearerWaits(s *session) bool {
 	if f.crowd {
 		return false
 	}
 	for t := range f.sessions {
-		if t != s && t.ready() && (t.rate() > 0 || s.rate() == 0) && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
+		if t != s && t.ready() && t.merit() > barren && (t.rate() > 0 || s.rate() == 0) && t.hasRoom(t.limit()) && t.rtt > 0 && (s.rtt == 0 || t.rtt < s.rtt) && f.has(t) {
 			return true
 		}
 	}

@@ -3,11 +3,15 @@ package exchange
 import "time"
 
 const (
-	// stallAfter, or four round trips if they take longer, without a byte
-	// makes what a session owes available to the others. The session ends when
+	// stallAfter, or four round trips if they take longer, with neither an answer nor
+	// stallBytes makes what a session owes available to the others. The session ends when
 	// less than minBytes have come in dropAfter while it owes something: the
 	// slowest links that people use bring ten times as much.
 	stallAfter = time.Second
+	stallBytes = 256
+	// firstStall is in the place of stallAfter for a session that has brought no leaves
+	// yet: there may be many that never will, and each keeps some for so long.
+	firstStall = 250 * time.Millisecond
 	dropAfter  = 15 * time.Second
 	minBytes   = 8 << 10
 	// provenFor is how many times as long as others a session that has brought leaves may
@@ -38,11 +42,12 @@ func (s *session) check(now time.Time) {
 			s.lacks = leafSet{} // it may be able to read them now
 			s.fetch.changed.Broadcast()
 		}
-		s.lastByte, s.dropStart, s.dropSeen = now, now, s.received.Load()
+		s.heard(now)
+		s.dropStart, s.dropSeen = now, s.seen
 		return
 	}
-	if n := s.received.Load(); n > s.seen {
-		s.seen, s.lastByte = n, now
+	if n := s.received.Load(); n >= s.seen+stallBytes {
+		s.heard(now)
 		if s.stalled {
 			s.stalled = false
 			s.fetch.changed.Broadcast()
@@ -55,15 +60,22 @@ func (s *session) check(now time.Time) {
 		}
 		s.dropStart, s.dropSeen = now, s.seen
 	}
-	if !s.stalled && now.Sub(s.lastByte) > s.patience() {
+	patience := s.patience()
+	if s.rate() == 0 && len(s.owed) > 0 && !s.shared() {
+		patience = s.firstPatience()
+	}
+	if !s.stalled && now.Sub(s.lastByte) > patience {
 		s.stalled = true
 		for _, d := range s.owed {
-			d.task.failed = true
+			s.fetch.fails(s, d.task)
 			s.fetch.pool.put(d.task) // it may still arrive
 		}
 		s.fetch.changed.Broadcast()
 	}
 }
+
+// heard notes that the provider sends what it should. The caller holds fetch.mu.
+func (s *session) heard(now time.Time) { s.seen, s.lastByte = s.received.Load(), now }
 
 // patience is how long the provider may send nothing while it owes something.
 func (s *session) patience() time.Duration {
@@ -73,6 +85,9 @@ func (s *session) patience() time.Duration {
 	}
 	return patience
 }
+
+// firstPatience is the same for a provider that may never have sent anything.
+func (s *session) firstPatience() time.Duration { return max(firstStall, 4*s.rtt) }
 
 // useless says whether the provider has brought no block, and fewer bytes than minBytes,
 // for so long that another which waits should have its place. Who says that it holds

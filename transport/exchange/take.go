@@ -169,18 +169,22 @@ func (s *session) indexed(a answer) error {
 		f.mu.Unlock()
 		return violation("INDEX that nobody asked for")
 	}
+	x := &f.index
+	if x.source == nil && x.answers(a) && !(s.slow && f.other(s)) {
+		last := s.lists[len(s.lists)-1]
+		x.use(s, l.full, last.from+last.count)
+	}
+	s.heard(time.Now())
 	s.listed += a.body.count
 	s.ended = s.ended || a.last
 	if a.last || s.listed == l.count {
 		s.lists, s.listed = s.lists[1:], 0
 	}
-	x := &f.index
 	if a.body.count > 0 {
 		s.nodeCost += (float64(len(a.body.payload))/float64(a.body.count) - s.nodeCost) / 4
 	}
 	wanted := x.source == s && !x.last && !f.order.complete
 	if wanted {
-		x.heard = time.Now()
 		x.last = a.last
 		if a.last || (x.undecided || x.held) && len(s.lists) == 0 {
 			x.source = nil
@@ -271,6 +275,7 @@ func (s *session) expected(t span) bool {
 // caller holds fetch.mu.
 func (s *session) answered(t span, size int) {
 	now := time.Now()
+	s.heard(now)
 	s.stalled = false
 	s.late.removeSpan(t)
 	s.asked.removeSpan(t)

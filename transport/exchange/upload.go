@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,15 +13,12 @@ import (
 // of a crowd is bounded by what he asks for. Its methods may be called from many
 // goroutines.
 type upload struct {
-	mu     sync.Mutex
-	window window
-	onWay  int // bytes
-	answer int // bytes of an answer, on average of late
-	// rtt is the shortest time that an answer took to be reported since rttAt, rttBefore that
-	// in the time before.
-	rtt, rttBefore time.Duration
-	rttAt          time.Time
-	room           chan struct{} // closed and replaced when there may be room
+	mu      sync.Mutex
+	window  window
+	onWay   int // bytes
+	answer  int // bytes of an answer, on average of late
+	members map[*member]struct{}
+	line    []*member // that wait for room, first come first
 	// done are bytes that arrived since a time, when nothing had been on its way for long or
 	// they were last counted; full says that the window was full meanwhile.
 	done  int64
@@ -29,8 +27,19 @@ type upload struct {
 	idle  time.Time // since when nothing is on its way, if nothing is
 }
 
+// member is a stream over which one of a crowd is answered.
+type member struct {
+	turn  chan struct{} // holds a value when there may be room, and nobody came before
+	waits bool          // in line
+	// rtt is the shortest time that an answer took to be reported since rttAt, rttBefore that
+	// in the time before.
+	rtt, rttBefore time.Duration
+	rttAt          time.Time
+}
+
 // onItsWay is an answer that was sent and may not have arrived.
 type onItsWay struct {
+	to      *member
 	bytes   int
 	at      time.Time
 	counted bool
@@ -47,39 +56,98 @@ const rttTime = 10 * time.Second
 const sampleTime = time.Second
 
 func newUpload() *upload {
-	return &upload{window: window{size: 2 * firstWindow, gain: steadyGain}, answer: firstWindow / 2, rtt: math.MaxInt64, room: make(chan struct{})}
+	return &upload{
+		window:  window{size: 2 * firstWindow, gain: steadyGain},
+		answer:  firstWindow / 2,
+		members: make(map[*member]struct{}),
+	}
+}
+
+// join returns a new member, which is to leave.
+func (u *upload) join() *member {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	m := &member{turn: make(chan struct{}, 1), rtt: math.MaxInt64, rttBefore: math.MaxInt64}
+	u.members[m] = struct{}{}
+	return m
+}
+
+func (u *upload) leave(m *member) {
+	u.quit(m)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.members, m)
 }
 
 // enter takes a place for an answer, as long as the last ones were on average, for the
-// caller to use with sent or to give back with arrived. Without room it returns nil and a
-// channel that is closed when there may be room, unless rest says that the answer goes on
-// with one that nobody can pass on before.
-func (u *upload) enter(rest bool) (*onItsWay, <-chan struct{}) {
+// caller to use with sent or to give back with arrived. Without room it returns nil, and m
+// is in line for it until it enters or quits, unless rest says that the answer goes on with
+// one that nobody can pass on before.
+func (u *upload) enter(m *member, rest bool) *onItsWay {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	// While one is on its way another has to be, or the line rests for a round trip.
-	if u.onWay >= max(u.window.size, 2*u.answer) && !rest {
-		u.full = true
-		return nil, u.room
+	if !rest {
+		room := u.room()
+		u.full = u.full || !room
+		if !room || len(u.line) > 0 && u.line[0] != m {
+			if !m.waits {
+				m.waits = true
+				u.line = append(u.line, m)
+			}
+			return nil
+		}
 	}
 	u.onWay += u.answer
-	return &onItsWay{bytes: u.answer, counted: true}, nil
+	u.leaveLine(m)
+	return &onItsWay{to: m, bytes: u.answer, counted: true}
 }
 
-// sent counts an answer of n bytes. a is its place, nil if it took none.
-func (u *upload) sent(a *onItsWay, n int) *onItsWay {
+// room says whether another answer may be on its way. The caller holds mu.
+func (u *upload) room() bool {
+	// While one is on its way another has to be, or the line rests for a round trip.
+	return u.onWay < max(u.window.size, 2*u.answer)
+}
+
+// quit takes m out of the line: it does not want anything now, or could not send it.
+func (u *upload) quit(m *member) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.leaveLine(m)
+}
+
+// leaveLine takes m out of the line, if it is there, and calls the next one. The caller holds
+// mu.
+func (u *upload) leaveLine(m *member) {
+	if m.waits {
+		m.waits = false
+		u.line = slices.DeleteFunc(u.line, func(o *member) bool { return o == m })
+	}
+	u.call()
+}
+
+// call tells the first in line if there is room. The caller holds mu.
+func (u *upload) call() {
+	if len(u.line) > 0 && u.room() {
+		select {
+		case u.line[0].turn <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// sent counts an answer of n bytes to m. a is its place, nil if it took none.
+func (u *upload) sent(m *member, a *onItsWay, n int) *onItsWay {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if a == nil {
-		a = &onItsWay{counted: true}
+		a = &onItsWay{to: m, counted: true}
 	}
 	now := time.Now()
 	if u.onWay == a.bytes && now.Sub(u.idle) > sampleTime {
 		u.done, u.since, u.full = 0, now, false
 	}
-	if u.onWay += n - a.bytes; n < a.bytes {
-		u.wake()
-	}
+	u.onWay += n - a.bytes
+	u.call() // it may be shorter than its place
 	if n > 0 {
 		u.answer = (7*u.answer + n) / 8
 	}
@@ -106,17 +174,36 @@ func (u *upload) arrived(a *onItsWay, reported bool) {
 	}
 	u.done += int64(a.bytes)
 	now := time.Now()
-	if now.Sub(u.rttAt) > rttTime {
-		u.rtt, u.rttBefore, u.rttAt = math.MaxInt64, u.rtt, now
+	if m := a.to; now.Sub(m.rttAt) > rttTime {
+		m.rtt, m.rttBefore, m.rttAt = math.MaxInt64, m.rtt, now
 	}
 	if a.bytes >= u.answer { // shorter ones take less than the window is to allow for
-		u.rtt = min(u.rtt, now.Sub(a.at))
+		a.to.rtt = min(a.to.rtt, now.Sub(a.at))
 	}
 	// Several answers at a time arrive in bursts, so short times tell no rate.
-	if rtt := min(u.rtt, u.rttBefore); now.Sub(u.since) >= sampleTime && rtt < math.MaxInt64 {
+	if now.Sub(u.since) < sampleTime {
+		return
+	}
+	if rtt := u.rtt(now); rtt > 0 {
 		u.window.sample(u.done, u.since, now, u.full, rtt, u.answer)
 		u.done, u.since, u.full = 0, now, false
 	}
+}
+
+// rtt returns the median of the members' shortest times, 0 if none is known: neither one that
+// is near nor one that lies decides how much is on its way to the others. The caller holds mu.
+func (u *upload) rtt(now time.Time) time.Duration {
+	var all []time.Duration
+	for m := range u.members {
+		if rtt := min(m.rtt, m.rttBefore); rtt < math.MaxInt64 && now.Sub(m.rttAt) <= 2*rttTime {
+			all = append(all, rtt)
+		}
+	}
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return max(all[len(all)/2], 1)
 }
 
 // release makes room. The caller holds mu.
@@ -128,11 +215,5 @@ func (u *upload) release(a *onItsWay) {
 	if u.onWay -= a.bytes; u.onWay == 0 {
 		u.idle = time.Now()
 	}
-	u.wake()
-}
-
-// wake lets those who wait for room look again. The caller holds mu.
-func (u *upload) wake() {
-	close(u.room)
-	u.room = make(chan struct{})
+	u.call()
 }

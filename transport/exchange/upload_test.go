@@ -12,29 +12,27 @@ import (
 // TestUpload fills the window of an upload and empties it.
 func TestUpload(t *testing.T) {
 	u := newUpload()
+	m := u.join()
 	var placed []*onItsWay
 	for {
-		a, room := u.enter(false)
+		a := u.enter(m, false)
 		if a == nil {
-			if room == nil {
-				t.Fatal("neither a place nor something to wait for")
-			}
 			break
 		}
-		placed = append(placed, u.sent(a, 100_000))
+		placed = append(placed, u.sent(m, a, 100_000))
 	}
 	if want := 2*firstWindow/100_000 + 1; len(placed) != want {
 		t.Errorf("%d answers of 100,000 bytes are on their way, want %d", len(placed), want)
 	}
-	if a, _ := u.enter(true); a == nil {
+	if a := u.enter(m, true); a == nil {
 		t.Error("no place for the rest of an answer")
 	} else {
 		u.arrived(a, false)
 	}
-	_, room := u.enter(false)
+	u.enter(m, false)
 	u.arrived(placed[0], true)
-	<-room
-	a, _ := u.enter(false)
+	<-m.turn
+	a := u.enter(m, false)
 	if a == nil {
 		t.Fatal("no room after one has arrived")
 	}
@@ -42,11 +40,11 @@ func TestUpload(t *testing.T) {
 	if a.bytes < firstWindow/2 || a.bytes > 100_000 {
 		t.Errorf("a place of %d bytes", a.bytes)
 	}
-	if _, room = u.enter(false); room == nil {
+	if u.enter(m, false) != nil {
 		t.Fatal("a place takes no room")
 	}
-	u.sent(a, 10)
-	<-room // the answer was shorter
+	u.sent(m, a, 10)
+	<-m.turn // the answer was shorter
 	for _, a := range append(placed, a) {
 		u.arrived(a, true)
 		u.arrived(a, true)
@@ -56,14 +54,74 @@ func TestUpload(t *testing.T) {
 	}
 }
 
+// TestUploadLine has members wait for room: who came first is first, but for those who do not
+// want it any more.
+func TestUploadLine(t *testing.T) {
+	u := newUpload()
+	sender := u.join()
+	var sent []*onItsWay
+	for a := u.enter(sender, false); a != nil; a = u.enter(sender, false) {
+		sent = append(sent, u.sent(sender, a, 200_000))
+	}
+	u.quit(sender)
+	var line []*member
+	for range 4 {
+		m := u.join()
+		line = append(line, m)
+		for range 2 { // whoever asks again keeps its place
+			if u.enter(m, false) != nil {
+				t.Fatal("there is room")
+			}
+		}
+	}
+	called := func(m *member) bool {
+		select {
+		case <-m.turn:
+			return true
+		default:
+			return false
+		}
+	}
+	u.arrived(sent[0], true)
+	for i, m := range line {
+		if called(m) != (i == 0) {
+			t.Errorf("the first of the line has come; is it the turn of number %d? %v", i, i != 0)
+		}
+	}
+	if u.enter(line[1], false) != nil || u.enter(sender, false) != nil {
+		t.Error("somebody goes before the first in line")
+	}
+	u.quit(line[0])
+	if !called(line[1]) {
+		t.Error("the first one has quit, and the second is not called")
+	}
+	u.leave(line[1])
+	if !called(line[2]) {
+		t.Error("the second one has left, and the third is not called")
+	}
+	if u.enter(line[2], false) == nil {
+		t.Error("no place for the one whose turn it is")
+	}
+	for _, a := range sent[1:] {
+		u.arrived(a, true)
+	}
+	if !called(line[3]) {
+		t.Error("there is room again, and the last one is not called")
+	}
+	if u.enter(line[3], false) == nil || len(u.line) != 1 || u.line[0] != sender {
+		t.Errorf("%d are still in line", len(u.line))
+	}
+}
+
 // TestUploadRate reports answers that come in bursts.
 func TestUploadRate(t *testing.T) {
 	u := newUpload()
+	m := u.join()
 	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
-	hold := u.sent(nil, 1)
-	u.rttAt, u.since = ago(time.Second), ago(900*time.Millisecond)
+	hold := u.sent(m, nil, 1)
+	m.rttAt, u.since = ago(time.Second), ago(900*time.Millisecond)
 	for range 8 {
-		a := u.sent(nil, 125_000)
+		a := u.sent(m, nil, 125_000)
 		a.at = ago(200 * time.Millisecond)
 		u.arrived(a, true)
 	}
@@ -71,19 +129,47 @@ func TestUploadRate(t *testing.T) {
 		t.Errorf("%.0f bytes/s are known before a second has passed", rate)
 	}
 	u.since = ago(2 * time.Second)
-	a := u.sent(nil, 1000) // too short to tell the round trip
+	a := u.sent(m, nil, 1000) // too short to tell the round trip
 	u.arrived(a, true)
 	if rate := u.window.rate(); rate < 450_000 || rate > 501_000 {
 		t.Errorf("%.0f bytes/s, but 1,001,000 came in 2 s", rate)
 	}
-	if u.rtt < 200*time.Millisecond {
-		t.Errorf("a round trip of %v", u.rtt)
+	if m.rtt < 200*time.Millisecond {
+		t.Errorf("a round trip of %v", m.rtt)
 	}
 	u.arrived(hold, false)
 	u.since, u.idle = ago(time.Hour), ago(time.Hour)
-	u.sent(nil, 1000) // times in which nothing was sent do not count
+	u.sent(m, nil, 1000) // times in which nothing was sent do not count
 	if time.Since(u.since) > time.Minute {
 		t.Error("an hour in which nothing was sent counts for the rate")
+	}
+}
+
+// TestUploadNear sends to members most of which are far away.
+func TestUploadNear(t *testing.T) {
+	u := newUpload()
+	if got := u.rtt(time.Now()); got != 0 {
+		t.Errorf("nobody reported, and the round trip is %v", got)
+	}
+	send := func(rtt time.Duration) {
+		m := u.join()
+		for _, longer := range []time.Duration{0, time.Second} {
+			a := u.sent(m, nil, firstWindow)
+			a.at = time.Now().Add(-rtt - longer)
+			u.arrived(a, true)
+		}
+	}
+	far := 300 * time.Millisecond
+	send(time.Millisecond)
+	send(far)
+	send(far)
+	send(time.Hour) // or says so
+	u.join()        // gets nothing
+	if got := u.rtt(time.Now()); got < far || got > 2*far {
+		t.Errorf("a round trip of %v, that of most is %v", got, far)
+	}
+	if got := u.rtt(time.Now().Add(2*rttTime + time.Second)); got != 0 {
+		t.Errorf("a round trip of %v, of long ago", got)
 	}
 }
 
@@ -91,21 +177,20 @@ func TestUploadRate(t *testing.T) {
 // has arrived.
 func TestUploadOneByOne(t *testing.T) {
 	u := newUpload()
+	m := u.join()
 	for range 30 { // until it is known how long they are
-		a, _ := u.enter(false)
-		u.arrived(u.sent(a, 1<<20), true)
+		u.arrived(u.sent(m, u.enter(m, false), 1<<20), true)
 	}
-	first, _ := u.enter(false)
-	second, _ := u.enter(false)
+	first, second := u.enter(m, false), u.enter(m, false)
 	if first == nil || second == nil {
 		t.Fatal("one answer at a time")
 	}
-	if third, _ := u.enter(false); third != nil {
+	if u.enter(m, false) != nil {
 		t.Error("three at a time")
 	}
 	u.since = u.since.Add(-2 * time.Second)
-	u.arrived(u.sent(first, 1<<20), true)
-	u.arrived(u.sent(second, 1<<20), true)
+	u.arrived(u.sent(m, first, 1<<20), true)
+	u.arrived(u.sent(m, second, 1<<20), true)
 	if u.window.rate() == 0 {
 		t.Error("no rate is known though answers followed each other for 2 s")
 	}

@@ -44,30 +44,40 @@ func TestUselessGoes(t *testing.T) {
 	}
 }
 
-// TestSlowSources has one source of nodes after the other send nothing: each is given less
-// time than the one before, and all that are left are used again in the end.
-func TestSlowSources(t *testing.T) {
-	f, list := idleFetch(t, 0, 6)
-	x := &f.index
-	x.waiting = true
-	f.order.complete = false
-	var spent time.Duration
-	for i, s := range list {
-		if _, ok := x.lists(f, s); !ok || x.source != s {
-			t.Fatalf("source %d is not asked", i)
+// TestSilentSource has a source of nodes send nothing: the others are asked for a node, and
+// whoever brings it first is the source, be it the one that was silent.
+func TestSilentSource(t *testing.T) {
+	for first := range 3 {
+		f, list := idleFetch(t, 0, 3)
+		x := &f.index
+		x.waiting = true
+		f.order.complete = false
+		if _, ok := x.lists(f, list[0]); !ok || x.source != list[0] {
+			t.Fatal("the source is not asked")
 		}
-		limit := x.patience(stallAfter, s)
-		if x.check(f, x.heard.Add(limit)); x.source != s {
-			t.Fatalf("source %d was given up early", i)
+		if _, ok := x.lists(f, list[1]); ok {
+			t.Fatal("two are asked at once")
 		}
-		spent += limit
-		x.check(f, x.heard.Add(limit+1))
-		if last := i == len(list)-1; (x.source == s) != last {
-			t.Fatalf("source %d: is asked %v, is the last %v", i, x.source == s, last)
+		heard := time.Now()
+		list[0].lastByte = heard
+		if x.check(f, heard.Add(firstStall)); x.source != list[0] {
+			t.Fatal("the source was given up early")
 		}
-	}
-	if spent > 3*stallAfter {
-		t.Errorf("%d sources took %v", len(list), spent)
+		if x.check(f, heard.Add(firstStall+1)); x.source != nil {
+			t.Fatal("a silent source is waited for")
+		}
+		for i, s := range list {
+			if l, ok := x.lists(f, s); ok != (i > 0) || ok && l.count != 1 {
+				t.Errorf("session %d is asked for nodes, %v: %v", i, ok, l)
+			}
+		}
+		s := list[first]
+		if err := s.indexed(answer{first: 0, body: body{count: 1}}); err != nil || x.source != s {
+			t.Errorf("session %d brought the node first, %v, and is the source: %v", first, err, x.source == s)
+		}
+		if first > 0 && x.next != 1 || first == 0 && x.next <= 1 {
+			t.Errorf("session %d is asked from node %d on", first, x.next)
+		}
 	}
 }
 
@@ -82,7 +92,7 @@ func TestNodeNowAndThen(t *testing.T) {
 	for n, slow := range map[int]bool{minList: false, minList - 1: true} {
 		now := x.looked.Add(slowTime + 1)
 		x.all += n
-		x.heard = now
+		s.lastByte = now
 		if x.check(f, now); (x.source == nil) != slow {
 			t.Errorf("%d nodes: given up %v", n, x.source == nil)
 		}

@@ -187,6 +187,7 @@ func (f *Fetch) settle(a arrival, good []int) {
 	defer f.mu.Unlock()
 	if len(good) > 0 {
 		f.came(a.session)
+		delete(f.barren, a.session.peer)
 	}
 	for _, t := range a.tasks {
 		t.working--
