@@ -302,9 +302,9 @@ func (c *serving) unclaim() {
 // meanwhile.
 const maxRefusal = 10 * time.Second
 
-// send is an answer with leaves, which ends what was claimed of a segment, or of noSegment.
+// send is an answer with leaves.
 type send struct {
-	number, segment int
+	number int
 	*onItsWay
 }
 
@@ -315,7 +315,12 @@ func (c *serving) sending(segment, bytes int) {
 	if !c.swarm.crowded(c.remote) || len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
 		bytes = 0 // and whoever reports nothing does not keep others waiting each time
 	}
-	c.unproven = append(c.unproven, send{c.sends, segment, c.server.crowds.sent(c.member, c.place, bytes)})
+	arrived := func() {
+		if segment != noSegment {
+			c.swarm.sent(segment)
+		}
+	}
+	c.unproven = append(c.unproven, send{c.sends, c.server.crowds.sent(c.member, c.place, bytes, arrived)})
 	c.place = nil
 	if len(c.unproven) > maxUnproven || time.Since(c.unproven[0].at) > maxProof {
 		c.arrived(c.unproven[0].number, false) // whatever became of it
@@ -333,9 +338,6 @@ const (
 func (c *serving) arrived(number int, reported bool) {
 	n := 0
 	for n < len(c.unproven) && c.unproven[n].number <= number {
-		if s := c.unproven[n].segment; s != noSegment {
-			c.swarm.sent(s)
-		}
 		c.server.crowds.arrived(c.unproven[n].onItsWay, reported)
 		n++
 	}

@@ -24,8 +24,12 @@ type pool struct {
 	queue []*task // that nobody owes, mostly by number
 }
 
-// scanLimit bounds how many tasks are looked at to find one that a peer may have.
-const scanLimit = 1 << 13
+const (
+	// scanLimit bounds how many tasks are looked at to find one that a peer may have.
+	scanLimit = 1 << 13
+	// crowdSample is how many of those are compared, from a random one on.
+	crowdSample = 256
+)
 
 // add makes a task of the latest segment, of which leaves are missing that claim so many
 // bytes. The caller holds mu.
@@ -89,7 +93,7 @@ func (f *Fetch) missing(t *task, s *session) []span {
 // which is read from disks in order.
 func (f *Fetch) take(s *session) (*task, []span) {
 	q := f.pool.queue
-	best, fewest, now := -1, 0, time.Now()
+	best, fewest, compared, now := -1, 0, 0, time.Now()
 	var spans []span
 	start := 0
 	if f.crowd && len(q) > 0 {
@@ -106,6 +110,9 @@ func (f *Fetch) take(s *session) (*task, []span) {
 			have = 2 * f.holders(t)
 			if f.takes%largeEvery == 0 && f.order.large(t.number) {
 				have--
+			}
+			if compared++; compared > crowdSample && best >= 0 {
+				break
 			}
 			if best >= 0 && have >= fewest {
 				continue

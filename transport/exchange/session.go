@@ -388,11 +388,14 @@ func (s *session) limit() int {
 // hasRoom says whether s may be asked for more if it may owe limit bytes. The caller
 // holds fetch.mu.
 func (s *session) hasRoom(limit int) bool {
-	return s.owedSize < limit && !(s.shared() && len(s.owed) > 0)
+	if s.shared() {
+		return len(s.owed) == 0 || s.owedSize < min(limit, s.window.path)
+	}
+	return s.owedSize < limit
 }
 
-// shared says whether the peer has so much to do for others that more than one answer at
-// a time from it would come no sooner. The caller holds fetch.mu.
+// shared says whether the peer has so much to do for others that what it is asked for before
+// it could be on its way would come no sooner. The caller holds fetch.mu.
 func (s *session) shared() bool { return s.others >= sharedBy && !s.based }
 
 // sharedBy is with how many others a peer counts as shared.

@@ -43,6 +43,7 @@ type onItsWay struct {
 	bytes   int
 	at      time.Time
 	counted bool
+	after   func() // is called once it does not count any more
 }
 
 // After onWayTime, and twice as long as it takes at the rate at which answers arrive, one does
@@ -135,8 +136,9 @@ func (u *upload) call() {
 	}
 }
 
-// sent counts an answer of n bytes to m. a is its place, nil if it took none.
-func (u *upload) sent(m *member, a *onItsWay, n int) *onItsWay {
+// sent counts an answer of n bytes to m. a is its place, nil if it took none. after is called
+// once it has arrived, or does not keep others waiting any more.
+func (u *upload) sent(m *member, a *onItsWay, n int, after func()) *onItsWay {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if a == nil {
@@ -151,7 +153,7 @@ func (u *upload) sent(m *member, a *onItsWay, n int) *onItsWay {
 	if n > 0 {
 		u.answer = (7*u.answer + n) / 8
 	}
-	a.bytes, a.at = n, now
+	a.bytes, a.at, a.after = n, now, after
 	patience := onWayTime
 	if rate := u.window.rate(); rate > 0 {
 		patience = min(patience+time.Duration(2*float64(n)/rate*float64(time.Second)), maxProof)
@@ -212,6 +214,9 @@ func (u *upload) release(a *onItsWay) {
 		return
 	}
 	a.counted = false
+	if a.after != nil {
+		a.after()
+	}
 	if u.onWay -= a.bytes; u.onWay == 0 {
 		u.idle = time.Now()
 	}

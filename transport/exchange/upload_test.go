@@ -19,7 +19,7 @@ func TestUpload(t *testing.T) {
 		if a == nil {
 			break
 		}
-		placed = append(placed, u.sent(m, a, 100_000))
+		placed = append(placed, u.sent(m, a, 100_000, nil))
 	}
 	if want := 2*firstWindow/100_000 + 1; len(placed) != want {
 		t.Errorf("%d answers of 100,000 bytes are on their way, want %d", len(placed), want)
@@ -43,7 +43,7 @@ func TestUpload(t *testing.T) {
 	if u.enter(m, false) != nil {
 		t.Fatal("a place takes no room")
 	}
-	u.sent(m, a, 10)
+	u.sent(m, a, 10, nil)
 	<-m.turn // the answer was shorter
 	for _, a := range append(placed, a) {
 		u.arrived(a, true)
@@ -61,7 +61,7 @@ func TestUploadLine(t *testing.T) {
 	sender := u.join()
 	var sent []*onItsWay
 	for a := u.enter(sender, false); a != nil; a = u.enter(sender, false) {
-		sent = append(sent, u.sent(sender, a, 200_000))
+		sent = append(sent, u.sent(sender, a, 200_000, nil))
 	}
 	u.quit(sender)
 	var line []*member
@@ -118,10 +118,10 @@ func TestUploadRate(t *testing.T) {
 	u := newUpload()
 	m := u.join()
 	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
-	hold := u.sent(m, nil, 1)
+	hold := u.sent(m, nil, 1, nil)
 	m.rttAt, u.since = ago(time.Second), ago(900*time.Millisecond)
 	for range 8 {
-		a := u.sent(m, nil, 125_000)
+		a := u.sent(m, nil, 125_000, nil)
 		a.at = ago(200 * time.Millisecond)
 		u.arrived(a, true)
 	}
@@ -129,7 +129,7 @@ func TestUploadRate(t *testing.T) {
 		t.Errorf("%.0f bytes/s are known before a second has passed", rate)
 	}
 	u.since = ago(2 * time.Second)
-	a := u.sent(m, nil, 1000) // too short to tell the round trip
+	a := u.sent(m, nil, 1000, nil) // too short to tell the round trip
 	u.arrived(a, true)
 	if rate := u.window.rate(); rate < 450_000 || rate > 501_000 {
 		t.Errorf("%.0f bytes/s, but 1,001,000 came in 2 s", rate)
@@ -139,7 +139,7 @@ func TestUploadRate(t *testing.T) {
 	}
 	u.arrived(hold, false)
 	u.since, u.idle = ago(time.Hour), ago(time.Hour)
-	u.sent(m, nil, 1000) // times in which nothing was sent do not count
+	u.sent(m, nil, 1000, nil) // times in which nothing was sent do not count
 	if time.Since(u.since) > time.Minute {
 		t.Error("an hour in which nothing was sent counts for the rate")
 	}
@@ -154,7 +154,7 @@ func TestUploadNear(t *testing.T) {
 	send := func(rtt time.Duration) {
 		m := u.join()
 		for _, longer := range []time.Duration{0, time.Second} {
-			a := u.sent(m, nil, firstWindow)
+			a := u.sent(m, nil, firstWindow, nil)
 			a.at = time.Now().Add(-rtt - longer)
 			u.arrived(a, true)
 		}
@@ -179,7 +179,7 @@ func TestUploadOneByOne(t *testing.T) {
 	u := newUpload()
 	m := u.join()
 	for range 30 { // until it is known how long they are
-		u.arrived(u.sent(m, u.enter(m, false), 1<<20), true)
+		u.arrived(u.sent(m, u.enter(m, false), 1<<20, nil), true)
 	}
 	first, second := u.enter(m, false), u.enter(m, false)
 	if first == nil || second == nil {
@@ -189,8 +189,8 @@ func TestUploadOneByOne(t *testing.T) {
 		t.Error("three at a time")
 	}
 	u.since = u.since.Add(-2 * time.Second)
-	u.arrived(u.sent(m, first, 1<<20), true)
-	u.arrived(u.sent(m, second, 1<<20), true)
+	u.arrived(u.sent(m, first, 1<<20, nil), true)
+	u.arrived(u.sent(m, second, 1<<20, nil), true)
 	if u.window.rate() == 0 {
 		t.Error("no rate is known though answers followed each other for 2 s")
 	}

@@ -25,6 +25,7 @@ const (
 // window follows what the path to one provider takes.
 type window struct {
 	size   int
+	path   int        // of it, what is on the path: without an answer that is being made
 	gain   float64    // once the rate does not grow any more
 	rates  [8]float64 // of late, bytes/s
 	next   int        // of rates to be replaced
@@ -67,4 +68,5 @@ func (w *window) sample(bytes int64, asked, now time.Time, full bool, rtt time.D
 	}
 	size := int(min(rate*(gain*rtt.Seconds()+queueTime.Seconds())+float64(answer), maxWindow))
 	w.size = max(size, 2*answer, minWindow)
+	w.path = int(min(rate*gain*rtt.Seconds(), maxWindow))
 }
