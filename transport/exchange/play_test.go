@@ -1,12 +1,15 @@
 package exchange
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	flags "flag"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 // What TestPlay is told.
 var (
 	playSite  = flags.String("play.site", "", "`directory` of the site that the peers say they hold")
+	playBase  = flags.String("play.base", "", "`directory` of the version before, if the mirror holds that")
 	playStore = flags.String("play.store", "", "empty `directory` to keep it in")
 	playAt    = flags.String("play.at", "", "`multiaddr` to listen at")
 	playPeers = flags.String("play.peers", "", "`multiaddrs` of the mirror and of others, with commas between")
@@ -47,6 +51,14 @@ func TestPlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	base := cid.Undef
+	if *playBase != "" {
+		before, err := dag.Import(t.Context(), store, *playBase, dag.ImportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = before.Root
+	}
 	var peers []peer.AddrInfo
 	for _, addr := range strings.Split(*playPeers, ",") {
 		info, err := peer.AddrInfoFromString(addr)
@@ -55,7 +67,7 @@ func TestPlay(t *testing.T) {
 		}
 		peers = append(peers, *info)
 	}
-	o, err := buildOrder(t.Context(), store, site.Root, cid.Undef)
+	o, err := buildOrder(t.Context(), store, site.Root, base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +80,7 @@ func TestPlay(t *testing.T) {
 		}
 		for _, p := range peers {
 			for range k.streams {
-				go a.ask(t.Context(), p, k.asks)
+				go a.ask(t.Context(), p, k)
 			}
 		}
 	}
@@ -80,11 +92,12 @@ func TestPlay(t *testing.T) {
 type play struct {
 	script
 	asks    func(a *actor) []byte // after OPEN, again and again
-	streams int                   // over which it asks each of the others, and reads nothing
+	streams int                   // over which it asks each of the others
+	ahead   int                   // how much it asks before it waits for answers; 0: it reads none
 }
 
 // plays returns those of the given names, of scripts and of those that need their time.
-// None sends leaves as it should, which would only help.
+// None sends all leaves as it should, which would only help.
 func plays(t *testing.T, names []string) (out []play) {
 	all := slowPlays()
 	for _, s := range scripts() {
@@ -95,7 +108,7 @@ func plays(t *testing.T, names []string) (out []play) {
 		if i < 0 {
 			t.Fatalf("nobody plays %q", name)
 		}
-		if all[i].want == nil {
+		if all[i].want == nil && all[i].cut == nil {
 			all[i].want = func(*actor, []span) []byte { return nil }
 		}
 		out = append(out, all[i])
@@ -136,26 +149,58 @@ func slowPlays() []play {
 			}
 			return frames
 		}}},
+		{script: script{name: "cut off after each byte", cut: cutEach(1)}},
+		{script: script{name: "cut off after each KiB", cut: cutEach(1 << 10)}},
 		{script: script{name: "a million WANT, and nothing is read", open: absent}, streams: 1,
 			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{{0, a.order.leaves.len()}}) }},
 		{script: script{name: "streams that are not read", open: absent}, streams: servePerPeer,
 			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
+		{script: script{name: "the same WANT", open: absent}, streams: servePerDAG, ahead: 1000,
+			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{a.order.segmentSpan(0)}) }},
+		{script: script{name: "the same WANT, and CANCEL", open: absent}, streams: servePerDAG,
+			asks: func(a *actor) []byte {
+				s := []span{a.order.segmentSpan(0)}
+				return bytes.Repeat(appendSpanFrame(appendSpanFrame(nil, frameWant, s), frameCancel, s), 1000)
+			}},
+		{script: script{name: "the same LIST", open: absent}, streams: servePerDAG, ahead: maxLists,
+			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
+		{script: script{name: "the same OPEN", open: absent}, streams: servePerDAG, ahead: maxOpens - 1,
+			asks: func(a *actor) []byte { return appendOpen(nil, open{root: a.order.root}) }},
+		{script: script{name: "the same GET", open: absent}, streams: servePerDAG, ahead: 1000,
+			asks: func(a *actor) []byte { return appendGet(nil, []cid.Cid{a.order.leaves.at(0)}) }},
 	}
 }
 
-// ask opens the DAG at p and asks until p does not listen any more.
-func (a *actor) ask(ctx context.Context, p peer.AddrInfo, asks func(*actor) []byte) {
-	if a.Connect(ctx, p) != nil {
-		return
-	}
-	st, err := a.NewStream(ctx, p.ID, Protocol)
-	if err != nil {
-		return
-	}
-	defer st.Reset()
-	frame := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
-	for err == nil {
-		_, err = st.Write(frame)
-		frame = asks(a)
+// cutEach counts streams: the first is cut off at once, and each after so many bytes more
+// than the one before, up to 1,000 times as many.
+func cutEach(bytes int64) func() int64 {
+	var streams atomic.Int64
+	return func() int64 { return (streams.Add(1) - 1) % 1000 * bytes }
+}
+
+// ask opens the DAG at p and asks as k says, over one stream after the other, until p cannot
+// be reached any more.
+func (a *actor) ask(ctx context.Context, p peer.AddrInfo, k play) {
+	for a.Connect(ctx, p) == nil {
+		st, err := a.NewStream(ctx, p.ID, Protocol)
+		if err != nil {
+			return
+		}
+		frame := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
+		asks := k.asks(a)
+		if k.ahead > 0 {
+			frame = append(frame, bytes.Repeat(asks, k.ahead)...)
+		}
+		r := bufio.NewReader(st)
+		for err == nil {
+			_, err = st.Write(frame)
+			frame = asks
+			for answered := k.ahead == 0; err == nil && !answered; {
+				var t frameType
+				t, _, err = readFrame(r, maxAnswer)
+				answered = t != frameHello && t != frameHave && t != framePeers
+			}
+		}
+		st.Reset()
 	}
 }
