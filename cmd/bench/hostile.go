@@ -44,7 +44,7 @@ var harms = []harm{
 	{"cut off after each byte", []string{"cut off after each byte"}},
 	{"cut off after each KiB", []string{"cut off after each KiB"}},
 	{"PEERS that do not answer", []string{"PEERS that do not answer"}},
-	{"a million WANT", []string{"a million WANT, and nothing is read"}},
+	{"a million WANT", []string{"a million WANT"}},
 	{"streams that are not read", []string{"streams that are not read"}},
 	{"the same WANT", []string{"the same WANT"}},
 	{"the same WANT, and CANCEL", []string{"the same WANT, and CANCEL"}},

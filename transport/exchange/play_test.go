@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/test"
 	ma "github.com/multiformats/go-multiaddr"
@@ -91,9 +92,10 @@ func TestPlay(t *testing.T) {
 // A play is what a hostile peer does: it follows a script where it is asked, and may ask.
 type play struct {
 	script
-	asks    func(a *actor) []byte // after OPEN, again and again
-	streams int                   // over which it asks each of the others
-	ahead   int                   // how much it asks before it waits for answers; 0: it reads none
+	asks    func(a *actor) []byte // of each of the others, after OPEN
+	times   int                   // on a stream, in one write
+	streams int                   // at a time
+	reads   bool                  // the answers, before it begins again
 }
 
 // plays returns those of the given names, of scripts and of those that need their time.
@@ -119,6 +121,7 @@ func plays(t *testing.T, names []string) (out []play) {
 // slowPlays take too long for tests, or take others that are honest.
 func slowPlays() []play {
 	const byteTime = 10 * time.Second
+	first := func(a *actor) []span { return []span{a.order.segmentSpan(0)} }
 	absent := func(*actor, open) []byte { return appendOpened(nil, opened{}) }
 	return []play{
 		{script: script{name: "a byte in 10 s", drip: byteTime, hello: func(a *actor) []byte {
@@ -151,23 +154,23 @@ func slowPlays() []play {
 		}}},
 		{script: script{name: "cut off after each byte", cut: cutEach(1)}},
 		{script: script{name: "cut off after each KiB", cut: cutEach(1 << 10)}},
-		{script: script{name: "a million WANT, and nothing is read", open: absent}, streams: 1,
+		{script: script{name: "a million WANT", open: absent}, times: 2 * maxQueued, streams: 1,
 			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{{0, a.order.leaves.len()}}) }},
-		{script: script{name: "streams that are not read", open: absent}, streams: servePerPeer,
+		{script: script{name: "streams that are not read", open: absent}, times: maxLists, streams: servePerPeer,
 			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
-		{script: script{name: "the same WANT", open: absent}, streams: servePerDAG, ahead: 1000,
-			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{a.order.segmentSpan(0)}) }},
-		{script: script{name: "the same WANT, and CANCEL", open: absent}, streams: servePerDAG,
+		{script: script{name: "the same WANT", open: absent}, times: 1000, streams: 1, reads: true,
+			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, first(a)) }},
+		{script: script{name: "the same WANT, and CANCEL", open: absent}, times: 1, streams: 1, reads: true,
 			asks: func(a *actor) []byte {
-				s := []span{a.order.segmentSpan(0)}
-				return bytes.Repeat(appendSpanFrame(appendSpanFrame(nil, frameWant, s), frameCancel, s), 1000)
+				want := appendSpanFrame(nil, frameWant, first(a))
+				return append(bytes.Repeat(appendSpanFrame(want, frameCancel, first(a)), 1000), want...)
 			}},
-		{script: script{name: "the same LIST", open: absent}, streams: servePerDAG, ahead: maxLists,
+		{script: script{name: "the same LIST", open: absent}, times: maxLists, streams: 1, reads: true,
 			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
-		{script: script{name: "the same OPEN", open: absent}, streams: servePerDAG, ahead: maxOpens - 1,
+		{script: script{name: "the same OPEN", open: absent}, times: maxOpens - 1, streams: 1, reads: true,
 			asks: func(a *actor) []byte { return appendOpen(nil, open{root: a.order.root}) }},
-		{script: script{name: "the same GET", open: absent}, streams: servePerDAG, ahead: 1000,
-			asks: func(a *actor) []byte { return appendGet(nil, []cid.Cid{a.order.leaves.at(0)}) }},
+		{script: script{name: "the same GET", open: absent}, times: maxQueued / maxGets, streams: 1, reads: true,
+			asks: func(a *actor) []byte { return appendGet(nil, slices.Repeat([]cid.Cid{a.order.root}, maxGets)) }},
 	}
 }
 
@@ -181,26 +184,29 @@ func cutEach(bytes int64) func() int64 {
 // ask opens the DAG at p and asks as k says, over one stream after the other, until p cannot
 // be reached any more.
 func (a *actor) ask(ctx context.Context, p peer.AddrInfo, k play) {
+	const pause = time.Second // or it would be a flood, which no protocol can keep off a line
 	for a.Connect(ctx, p) == nil {
-		st, err := a.NewStream(ctx, p.ID, Protocol)
-		if err != nil {
-			return
+		if st, err := a.NewStream(ctx, p.ID, Protocol); err == nil {
+			a.askOver(st, k)
+			st.Reset()
 		}
-		frame := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
-		asks := k.asks(a)
-		if k.ahead > 0 {
-			frame = append(frame, bytes.Repeat(asks, k.ahead)...)
+		time.Sleep(pause)
+	}
+}
+
+// askOver asks over st, and returns when all is answered, if that is read, or st has ended.
+func (a *actor) askOver(st network.Stream, k play) {
+	frames := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
+	_, err := st.Write(append(frames, bytes.Repeat(k.asks(a), k.times)...))
+	for !k.reads && err == nil {
+		time.Sleep(100 * time.Millisecond)
+		_, err = st.Write(nil)
+	}
+	r := bufio.NewReader(st)
+	for missing := 1 + k.times; missing > 0 && err == nil; {
+		var t frameType
+		if t, _, err = readFrame(r, maxAnswer); t != frameHello && t != frameHave && t != framePeers {
+			missing--
 		}
-		r := bufio.NewReader(st)
-		for err == nil {
-			_, err = st.Write(frame)
-			frame = asks
-			for answered := k.ahead == 0; err == nil && !answered; {
-				var t frameType
-				t, _, err = readFrame(r, maxAnswer)
-				answered = t != frameHello && t != frameHave && t != framePeers
-			}
-		}
-		st.Reset()
 	}
 }
