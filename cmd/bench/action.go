@@ -45,16 +45,21 @@ func update(ctx context.Context, w *world, r results) (measure, error) {
 	if _, err := follow(ctx, w, r); err != nil {
 		return measure{}, err
 	}
-	seed := w.seeds[0]
-	var added api.AddResult
-	if err := seed.pollux(ctx, &added, "add", w.next); err != nil {
+	if err := w.seeds[0].add(ctx, w.next); err != nil {
 		return measure{}, err
 	}
-	seed.root = added.Root
 	if err := w.settle(ctx); err != nil {
 		return measure{}, err
 	}
 	return w.follow(ctx, nil)
+}
+
+// add adds a site where the daemon runs already.
+func (m *machine) add(ctx context.Context, dir string) error {
+	var added api.AddResult
+	err := m.pollux(ctx, &added, "add", dir)
+	m.root = added.Root
+	return err
 }
 
 // followAndSignal mirrors the site, and sends the last seed a signal when half of what

@@ -16,14 +16,19 @@ import (
 // honestAlone is the run without hostile peers.
 const honestAlone = "honest alone"
 
-// harms are what the hostile peers of a run do: all of them the same, but in the last run
-// each something else. They are plays of transport/exchange's TestPlay.
-var harms = []struct {
+// A harm is what the hostile peers of a run do: all of them the same, or in turns each
+// something else. They are plays of transport/exchange's TestPlay.
+type harm struct {
 	label string
 	plays []string
-}{
+}
+
+// harms are done to a mirror that fetches a site.
+var harms = []harm{
 	{"wrong bytes", []string{"wrong leaf"}},
 	{"zstd without end", []string{"zstd without end in the body, of many frames"}},
+	{"2^63 bytes", []string{"frame of 2^63 bytes"}},
+	{"unrequested", []string{"leaves that nobody asked for"}},
 	{"a byte in 10 s", []string{"a byte in 10 s"}},
 	{"a byte in 10 s, of nodes", []string{"a byte in 10 s, of nodes"}},
 	{"a byte in 10 s, of leaves", []string{"a byte in 10 s, of leaves"}},
@@ -36,9 +41,16 @@ var harms = []struct {
 	{"HAVE of nothing", []string{"HAVE of nothing"}},
 	{"LATER", []string{"LATER"}},
 	{"cut off", []string{"gone in a frame"}},
+	{"cut off after each byte", []string{"cut off after each byte"}},
+	{"cut off after each KiB", []string{"cut off after each KiB"}},
 	{"PEERS that do not answer", []string{"PEERS that do not answer"}},
-	{"a million WANT", []string{"a million WANT, and nothing is read"}},
+	{"a million WANT", []string{"a million WANT"}},
 	{"streams that are not read", []string{"streams that are not read"}},
+	{"the same WANT", []string{"the same WANT"}},
+	{"the same WANT, and CANCEL", []string{"the same WANT, and CANCEL"}},
+	{"the same LIST", []string{"the same LIST"}},
+	{"the same OPEN", []string{"the same OPEN"}},
+	{"the same GET", []string{"the same GET"}},
 	{"90 % hostile", []string{
 		"wrong leaf", "zstd without end in the body, of many frames", "a byte in 10 s",
 		"a byte in 10 s, of nodes", "a byte in 10 s, of leaves", "a node now and then",
@@ -48,21 +60,27 @@ var harms = []struct {
 	}},
 }
 
-// hostile measures a mirror of two honest seeds, alone and beside 18 hostile peers.
-func hostile() scenario {
+// deltaHarms are done to one that holds the version before.
+var deltaHarms = []harm{
+	{"outside the base", []string{"a delta that reaches outside its base"}},
+	{"another base", []string{"a delta against another base"}},
+	{"another node", []string{"a delta that gives another node"}},
+	{"a run of 2^63", []string{"a delta of a run of 2^63"}},
+	{"too much", []string{"a delta that gives too much"}},
+}
+
+// beside returns a scenario of a mirror that has two honest seeds, alone and beside 18
+// hostile peers that do each of the harms.
+func beside(s scenario, harms []harm) scenario {
 	const (
 		peers = 18 // 90 % of all
 		most  = 3  // times as long as the honest alone
 	)
 	line := rates{20, 20}
 	seeds, mirrors := same(3, line), same(1, line) // one of the three is the DHT
-	s := scenario{
-		name:  "hostile",
-		about: "python-1: two honest seeds, alone and beside 18 hostile peers: 20 Mbit/s, 50 ms RTT",
-		rtt:   50 * time.Millisecond, site: siteNamed("python-1"), limit: 3 * time.Minute,
-		hostile: rates{100, 100},
-		runs:    []run{{honestAlone, seeds, mirrors, followBeside(0, nil)}},
-	}
+	s.about += ": two honest seeds, alone and beside 18 hostile peers: 20 Mbit/s, 50 ms RTT"
+	s.rtt, s.limit, s.hostile = 50*time.Millisecond, 3*time.Minute, rates{100, 100}
+	s.runs = []run{{honestAlone, seeds, mirrors, followBeside(0, nil)}}
 	for _, h := range harms {
 		s.runs = append(s.runs, run{h.label, seeds, mirrors, followBeside(peers, h.plays)})
 		s.asks = append(s.asks, ask{text: h.label + ": time, of that of the " + honestAlone, unit: "×",
@@ -83,9 +101,9 @@ func buildHostile(ctx context.Context, scratch string) error {
 	return nil
 }
 
-// followBeside mirrors the site from all seeds but the first, which is the DHT alone, while
-// so many peers do harm. They are connected to the mirror before it begins, so it knows
-// them before it finds the honest.
+// followBeside mirrors the site, or its next version where the first one is whole, from all
+// seeds but the first, which is the DHT alone, while so many peers do harm. They are connected
+// to the mirror before it begins, so it knows them before it finds the honest.
 func followBeside(peers int, plays []string) func(context.Context, *world, results) (measure, error) {
 	return func(ctx context.Context, w *world, _ results) (measure, error) {
 		first := w.seeds[0]
@@ -100,6 +118,20 @@ func followBeside(peers int, plays []string) func(context.Context, *world, resul
 		first.root = w.seeds[1].root
 		if err := w.mirrors[0].start(ctx, first); err != nil {
 			return measure{}, err
+		}
+		if w.next != "" {
+			if err := w.settle(ctx); err != nil {
+				return measure{}, err
+			}
+			if _, err := w.follow(ctx, nil); err != nil {
+				return measure{}, err
+			}
+			for _, m := range w.seeds[1:] {
+				if err := m.add(ctx, w.next); err != nil {
+					return measure{}, err
+				}
+			}
+			first.root = w.seeds[1].root
 		}
 		if peers > 0 {
 			if err := w.play(ctx, peers, plays); err != nil {
@@ -119,14 +151,18 @@ func (w *world) play(ctx context.Context, peers int, plays []string) error {
 	for _, m := range w.seeds[1:] {
 		addrs = append(addrs, m.Addrs[0])
 	}
+	args := []string{"-play.site=" + w.site}
+	if w.next != "" {
+		args = []string{"-play.site=" + w.next, "-play.base=" + w.site}
+	}
 	var root string
 	_, err := w.hostile.serve(ctx, func(line string) bool {
 		_, err := fmt.Sscanf(line, "playing %s", &root)
 		return err == nil
-	}, hostileProgram(filepath.Dir(w.bin)), "-test.run=^TestPlay$", "-test.timeout=0",
-		"-play.site="+w.site, "-play.store="+filepath.Join(w.dir, "hostile"),
+	}, hostileProgram(filepath.Dir(w.bin)), append(args, "-test.run=^TestPlay$", "-test.timeout=0",
+		"-play.store="+filepath.Join(w.dir, "hostile"),
 		"-play.at="+fmt.Sprintf("/ip4/%s/tcp/0", w.hostile.addr), "-play.peers="+strings.Join(addrs, ","),
-		"-play.count="+strconv.Itoa(peers), "-play.kinds="+strings.Join(plays, ";"))
+		"-play.count="+strconv.Itoa(peers), "-play.kinds="+strings.Join(plays, ";"))...)
 	if err == nil && root != w.seeds[0].root {
 		err = errors.New("the hostile peers have another site")
 	}

@@ -48,14 +48,20 @@ func TestMirror(t *testing.T) {
 		name: "local", site: siteNamed("tiny-1"), limit: time.Minute,
 		runs: []run{{ours, loopback, loopback, follow}},
 	}
-	plays := harms[len(harms)-1].plays
+	var plays, deltaPlays []string
 	for _, h := range harms {
-		plays = append(plays[:len(plays):len(plays)], h.plays...)
+		plays = append(plays, h.plays...)
+	}
+	for _, h := range deltaHarms {
+		deltaPlays = append(deltaPlays, h.plays...)
 	}
 	beside := scenario{
 		name: "beside", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute, hostile: line[0],
 		runs: []run{{ours, same(2, line[0]), line, followBeside(len(plays), plays)}},
 	}
+	updated := beside
+	updated.name, updated.next = "updated", siteNamed("tiny-2")
+	updated.runs = []run{{ours, same(2, line[0]), line, followBeside(len(deltaPlays), deltaPlays)}}
 	broken := scenario{
 		name: "broken", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
 		runs: []run{{ours, line, line, followAndSignal(0)}},
@@ -82,14 +88,14 @@ func TestMirror(t *testing.T) {
 
 	b := &bench{sites: sites, runs: 1, log: t.Logf}
 	seen := 0
-	reports, err := b.run(ctx, []*scenario{&wide, &local, &beside, &broken, &absent, &late, &interrupted}, func(report) error {
+	reports, err := b.run(ctx, []*scenario{&wide, &local, &beside, &updated, &broken, &absent, &late, &interrupted}, func(report) error {
 		seen++
 		return nil
 	})
-	if err == nil || len(reports) != 6 || seen != 6 {
-		t.Fatalf("%d reports, %d as they came, %v; want 6, and that it was interrupted", len(reports), seen, err)
+	if err == nil || len(reports) != 7 || seen != 7 {
+		t.Fatalf("%d reports, %d as they came, %v; want 7, and that it was interrupted", len(reports), seen, err)
 	}
-	for _, r := range reports[:3] {
+	for _, r := range reports[:4] {
 		if r.Failed != "" || r.Skipped != "" {
 			t.Fatalf("%s: failed %q, skipped %q", r.Scenario, r.Failed, r.Skipped)
 		}
@@ -103,13 +109,13 @@ func TestMirror(t *testing.T) {
 	if asks := reports[0].Asks; asks[0].Verdict != "met" || asks[1].Verdict != "missed" {
 		t.Errorf("verdicts: %+v", asks)
 	}
-	if r := reports[3]; !strings.Contains(r.Failed, "the middle") || r.Asks[0].Verdict != "unknown" {
+	if r := reports[4]; !strings.Contains(r.Failed, "the middle") || r.Asks[0].Verdict != "unknown" {
 		t.Errorf("a scenario without its first run: %+v", r)
 	}
-	if r := reports[4]; r.Skipped != "no "+filepath.Join(sites, "missing") || r.Failed != "" {
+	if r := reports[5]; r.Skipped != "no "+filepath.Join(sites, "missing") || r.Failed != "" {
 		t.Errorf("a scenario without its site: %+v", r)
 	}
-	if r := reports[5]; !strings.Contains(r.Failed, "not done within 1ns") {
+	if r := reports[6]; !strings.Contains(r.Failed, "not done within 1ns") {
 		t.Errorf("a scenario that takes too long: %+v", r)
 	}
 	left, err := os.ReadDir(scratch)

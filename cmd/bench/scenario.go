@@ -262,7 +262,9 @@ var scenarios = []scenario{
 		},
 		asks: []ask{lost(killed), lost(stopped)},
 	},
-	hostile(),
+	beside(scenario{name: "hostile", about: "python-1", site: siteNamed("python-1")}, harms),
+	beside(scenario{name: "hostile-update", about: "python-1 → python-2",
+		site: siteNamed("python-1"), next: siteNamed("python-2")}, deltaHarms),
 	{
 		name: "memory", about: "all sites of the directory as one, at least 500 MB: 100 Mbit/s, 100 ms RTT, one seed",
 		rtt: 100 * time.Millisecond, site: all(0, 500e6), limit: 5 * time.Minute,

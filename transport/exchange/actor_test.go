@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,7 @@ type script struct {
 	deaf   bool
 	slow   bool          // what the script says is sent a little at a time
 	drip   time.Duration // a scripted answer goes out a byte in this time, if it is not 0
+	cut    func() int64  // after how many bytes of a stream it is reset; nil: it is not
 	banned bool          // whoever fetches can tell who is to blame
 	based  bool          // what it does takes a base
 }
@@ -124,7 +126,16 @@ func (a *actor) before(ctx context.Context, other *node) <-chan Candidate {
 func (a *actor) play(st network.Stream) {
 	a.streams.Add(1)
 	defer st.Reset()
+	left := int64(math.MaxInt64)
+	if a.cut != nil {
+		left = a.cut()
+	}
 	send := func(b []byte) bool {
+		if int64(len(b)) > left {
+			st.Write(b[:left])
+			return false
+		}
+		left -= int64(len(b))
 		n, err := st.Write(b)
 		a.sent.Add(int64(n))
 		return err == nil
@@ -353,11 +364,13 @@ func uvarints(v ...uint64) (b []byte) {
 	return b
 }
 
-// delta returns what makes p of the base of a leaf.
-func (a *actor) delta(leaf int, p piece) piece {
-	b, err := a.held.Get(context.Background(), a.order.leafBases.at(leaf))
-	if err != nil {
-		return p
-	}
-	return piece{kind: kindDelta, bytes: new(delta.Encoder).Append(nil, b.Data(), p.bytes)}
+// base returns the base of a leaf, or nothing.
+func (a *actor) base(leaf int) []byte {
+	b, _ := a.held.Get(context.Background(), a.order.leafBases.at(leaf))
+	return b.Data()
+}
+
+// deltaOf returns what makes p of a base.
+func deltaOf(base []byte, p piece) piece {
+	return piece{kind: kindDelta, bytes: new(delta.Encoder).Append(nil, base, p.bytes)}
 }

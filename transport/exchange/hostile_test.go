@@ -238,7 +238,7 @@ func scripts() []script {
 		}},
 
 		{name: "a delta that is cut short", banned: true, based: true, want: wrongData(func(a *actor, leaf int, p piece) piece {
-			d := a.delta(leaf, p)
+			d := deltaOf(a.base(leaf), p)
 			return piece{kind: kindDelta, bytes: d.bytes[:len(d.bytes)-1]}
 		})},
 		{name: "a delta that reaches outside its base", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
@@ -252,6 +252,11 @@ func scripts() []script {
 		})},
 		{name: "a delta that gives another block", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
 			return piece{kind: kindDelta, bytes: []byte{0, 1}} // the base itself
+		})},
+		{name: "a delta against another base", banned: true, based: true, want: wrongData(func(a *actor, leaf int, p piece) piece {
+			base := a.base(leaf)
+			half := len(base) / 2
+			return deltaOf(concat(base[half:], base[:half]), p)
 		})},
 		{name: "a delta that gives another node", banned: true, based: true, list: func(a *actor, l list) []byte {
 			pieces, full, last := a.listed(l)

@@ -1,16 +1,20 @@
 package exchange
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	flags "flag"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/test"
 	ma "github.com/multiformats/go-multiaddr"
@@ -22,6 +26,7 @@ import (
 // What TestPlay is told.
 var (
 	playSite  = flags.String("play.site", "", "`directory` of the site that the peers say they hold")
+	playBase  = flags.String("play.base", "", "`directory` of the version before, if the mirror holds that")
 	playStore = flags.String("play.store", "", "empty `directory` to keep it in")
 	playAt    = flags.String("play.at", "", "`multiaddr` to listen at")
 	playPeers = flags.String("play.peers", "", "`multiaddrs` of the mirror and of others, with commas between")
@@ -47,6 +52,14 @@ func TestPlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	base := cid.Undef
+	if *playBase != "" {
+		before, err := dag.Import(t.Context(), store, *playBase, dag.ImportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = before.Root
+	}
 	var peers []peer.AddrInfo
 	for _, addr := range strings.Split(*playPeers, ",") {
 		info, err := peer.AddrInfoFromString(addr)
@@ -55,7 +68,7 @@ func TestPlay(t *testing.T) {
 		}
 		peers = append(peers, *info)
 	}
-	o, err := buildOrder(t.Context(), store, site.Root, cid.Undef)
+	o, err := buildOrder(t.Context(), store, site.Root, base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +81,7 @@ func TestPlay(t *testing.T) {
 		}
 		for _, p := range peers {
 			for range k.streams {
-				go a.ask(t.Context(), p, k.asks)
+				go a.ask(t.Context(), p, k)
 			}
 		}
 	}
@@ -79,12 +92,14 @@ func TestPlay(t *testing.T) {
 // A play is what a hostile peer does: it follows a script where it is asked, and may ask.
 type play struct {
 	script
-	asks    func(a *actor) []byte // after OPEN, again and again
-	streams int                   // over which it asks each of the others, and reads nothing
+	asks    func(a *actor) []byte // of each of the others, after OPEN
+	times   int                   // on a stream, in one write
+	streams int                   // at a time
+	reads   bool                  // the answers, before it begins again
 }
 
 // plays returns those of the given names, of scripts and of those that need their time.
-// None sends leaves as it should, which would only help.
+// None sends all leaves as it should, which would only help.
 func plays(t *testing.T, names []string) (out []play) {
 	all := slowPlays()
 	for _, s := range scripts() {
@@ -95,7 +110,7 @@ func plays(t *testing.T, names []string) (out []play) {
 		if i < 0 {
 			t.Fatalf("nobody plays %q", name)
 		}
-		if all[i].want == nil {
+		if all[i].want == nil && all[i].cut == nil {
 			all[i].want = func(*actor, []span) []byte { return nil }
 		}
 		out = append(out, all[i])
@@ -106,6 +121,7 @@ func plays(t *testing.T, names []string) (out []play) {
 // slowPlays take too long for tests, or take others that are honest.
 func slowPlays() []play {
 	const byteTime = 10 * time.Second
+	first := func(a *actor) []span { return []span{a.order.segmentSpan(0)} }
 	absent := func(*actor, open) []byte { return appendOpened(nil, opened{}) }
 	return []play{
 		{script: script{name: "a byte in 10 s", drip: byteTime, hello: func(a *actor) []byte {
@@ -136,26 +152,61 @@ func slowPlays() []play {
 			}
 			return frames
 		}}},
-		{script: script{name: "a million WANT, and nothing is read", open: absent}, streams: 1,
+		{script: script{name: "cut off after each byte", cut: cutEach(1)}},
+		{script: script{name: "cut off after each KiB", cut: cutEach(1 << 10)}},
+		{script: script{name: "a million WANT", open: absent}, times: 2 * maxQueued, streams: 1,
 			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, []span{{0, a.order.leaves.len()}}) }},
-		{script: script{name: "streams that are not read", open: absent}, streams: servePerPeer,
+		{script: script{name: "streams that are not read", open: absent}, times: maxLists, streams: servePerPeer,
 			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
+		{script: script{name: "the same WANT", open: absent}, times: 1000, streams: 1, reads: true,
+			asks: func(a *actor) []byte { return appendSpanFrame(nil, frameWant, first(a)) }},
+		{script: script{name: "the same WANT, and CANCEL", open: absent}, times: 1, streams: 1, reads: true,
+			asks: func(a *actor) []byte {
+				want := appendSpanFrame(nil, frameWant, first(a))
+				return append(bytes.Repeat(appendSpanFrame(want, frameCancel, first(a)), 1000), want...)
+			}},
+		{script: script{name: "the same LIST", open: absent}, times: maxLists, streams: 1, reads: true,
+			asks: func(*actor) []byte { return appendList(nil, list{full: true}) }},
+		{script: script{name: "the same OPEN", open: absent}, times: maxOpens - 1, streams: 1, reads: true,
+			asks: func(a *actor) []byte { return appendOpen(nil, open{root: a.order.root}) }},
+		{script: script{name: "the same GET", open: absent}, times: maxQueued / maxGets, streams: 1, reads: true,
+			asks: func(a *actor) []byte { return appendGet(nil, slices.Repeat([]cid.Cid{a.order.root}, maxGets)) }},
 	}
 }
 
-// ask opens the DAG at p and asks until p does not listen any more.
-func (a *actor) ask(ctx context.Context, p peer.AddrInfo, asks func(*actor) []byte) {
-	if a.Connect(ctx, p) != nil {
-		return
+// cutEach counts streams: the first is cut off at once, and each after so many bytes more
+// than the one before, up to 1,000 times as many.
+func cutEach(bytes int64) func() int64 {
+	var streams atomic.Int64
+	return func() int64 { return (streams.Add(1) - 1) % 1000 * bytes }
+}
+
+// ask opens the DAG at p and asks as k says, over one stream after the other, until p cannot
+// be reached any more.
+func (a *actor) ask(ctx context.Context, p peer.AddrInfo, k play) {
+	const pause = time.Second // or it would be a flood, which no protocol can keep off a line
+	for a.Connect(ctx, p) == nil {
+		if st, err := a.NewStream(ctx, p.ID, Protocol); err == nil {
+			a.askOver(st, k)
+			st.Reset()
+		}
+		time.Sleep(pause)
 	}
-	st, err := a.NewStream(ctx, p.ID, Protocol)
-	if err != nil {
-		return
+}
+
+// askOver asks over st, and returns when all is answered, if that is read, or st has ended.
+func (a *actor) askOver(st network.Stream, k play) {
+	frames := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
+	_, err := st.Write(append(frames, bytes.Repeat(k.asks(a), k.times)...))
+	for !k.reads && err == nil {
+		time.Sleep(100 * time.Millisecond)
+		_, err = st.Write(nil)
 	}
-	defer st.Reset()
-	frame := appendOpen(appendFrame(nil, frameHello), open{root: a.order.root})
-	for err == nil {
-		_, err = st.Write(frame)
-		frame = asks(a)
+	r := bufio.NewReader(st)
+	for missing := 1 + k.times; missing > 0 && err == nil; {
+		var t frameType
+		if t, _, err = readFrame(r, maxAnswer); t != frameHello && t != frameHave && t != framePeers {
+			missing--
+		}
 	}
 }

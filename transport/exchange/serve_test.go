@@ -329,6 +329,32 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
+// TestStreamsAreLeft has twenty peers open as many streams as each may: there are some left
+// for another, and in the end one for each.
+func TestStreamsAreLeft(t *testing.T) {
+	s := newNode(t).server
+	for i := range 20 {
+		p, n := peer.ID(fmt.Sprint("greedy ", i)), 0
+		for s.enter(p) {
+			n++
+		}
+		if i == 0 && n != servePerPeer {
+			t.Errorf("%d streams of the first are served", n)
+		}
+	}
+	if s.total == serveLimit || !s.enter("another") {
+		t.Fatalf("all %d streams are taken", s.total)
+	}
+	for i := 0; s.total < serveLimit; i++ {
+		if !s.enter(peer.ID(fmt.Sprint(i))) {
+			t.Fatalf("no stream for another, with %d taken", s.total)
+		}
+	}
+	if s.enter("one more") {
+		t.Errorf("%d streams are served", s.total)
+	}
+}
+
 // TestDeafCrowd has as many peers as make a crowd ask for everything and read nothing. A
 // fetcher is put off for some seconds, and then gets what it asks for.
 func TestDeafCrowd(t *testing.T) {

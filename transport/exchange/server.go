@@ -32,8 +32,10 @@ const (
 	// frame: it holds memory that others could use.
 	writeLimit = 30 * time.Second
 	// serveLimit is how many streams are served at a time, and servePerPeer how
-	// many of one peer; more are reset. On servePerDAG of those a DAG is served at a time,
-	// the others wait: each takes as much of the line as fits its window, read or not.
+	// many of one peer; more are reset. Of what others leave it gets the same share as of
+	// all, or eight peers that take all they can would leave nothing for others. On
+	// servePerDAG of those a DAG is served at a time, the others wait: each takes as much of
+	// the line as fits its window, read or not.
 	serveLimit   = 256
 	servePerPeer = 32
 	servePerDAG  = 4
@@ -115,7 +117,8 @@ func (s *Server) handle(st network.Stream) {
 func (s *Server) enter(p peer.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.total >= serveLimit || s.serving[p] >= servePerPeer {
+	left := serveLimit - s.total + s.serving[p] // by others
+	if s.total >= serveLimit || s.serving[p] >= max(left*servePerPeer/serveLimit, 1) {
 		return false
 	}
 	s.total++
