@@ -25,6 +25,7 @@ type index struct {
 	differ    int      // and among those that differ from the base
 	source    *session // that is asked for nodes
 	open      bool     // for whoever answers first, as the last source did not
+	sure      bool     // the source has brought a good node
 	full      bool     // in numbers among all
 	next      int      // that it is to be asked for next
 	last      bool     // it has no more
@@ -100,17 +101,29 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 
 // use makes s the source of nodes, from number next on. The caller holds the Fetch's mutex.
 func (x *index) use(s *session, full bool, next int) {
-	x.source, x.full, x.next, x.last, x.open = s, full, next, false, false
+	x.source, x.full, x.next, x.last, x.open, x.sure = s, full, next, false, false, false
 	x.look(s, time.Now())
 }
 
-// answers says whether a has the node that is waited for. The caller holds the Fetch's mutex.
+// answers says whether a has the node that is next. The caller holds the Fetch's mutex.
 func (x *index) answers(a answer) bool {
 	number := x.differ
 	if a.full {
 		number = x.all
 	}
-	return x.waiting && x.queued == 0 && a.first <= number && number < a.first+a.body.count && (a.full || !x.lost)
+	return a.first <= number && number < a.first+a.body.count && (a.full || !x.lost)
+}
+
+// proved notes that s has brought a good node. If the source was found out meanwhile, s, which
+// was asked as well, is the source from number next on. The caller holds the Fetch's mutex.
+func (x *index) proved(s *session, full bool, next int) {
+	if x.source == nil && x.open && s.err == nil {
+		if n := len(s.lists); n > 0 {
+			next = s.lists[n-1].from + s.lists[n-1].count
+		}
+		x.use(s, full, next)
+	}
+	x.sure = x.sure || x.source == s
 }
 
 // other says whether there is another session that could be asked for nodes. The caller
@@ -401,6 +414,7 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 			if err == nil {
 				f.mu.Lock()
 				f.came(came.session)
+				f.index.proved(came.session, came.full, came.first+len(came.pieces))
 				f.fetched += int64(len(b.Data()))
 				f.mu.Unlock()
 				_, err := w.Write(b)

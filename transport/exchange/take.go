@@ -170,7 +170,7 @@ func (s *session) indexed(a answer) error {
 		return violation("INDEX that nobody asked for")
 	}
 	x := &f.index
-	if x.source == nil && x.answers(a) && !(s.slow && f.other(s)) {
+	if x.source == nil && x.waiting && x.answers(a) && !(s.slow && f.other(s)) {
 		last := s.lists[len(s.lists)-1]
 		x.use(s, l.full, last.from+last.count)
 	}
@@ -189,9 +189,10 @@ func (s *session) indexed(a answer) error {
 		if a.last || (x.undecided || x.held) && len(s.lists) == 0 {
 			x.source = nil
 		}
-		if wanted = a.body.count > 0; wanted {
-			x.queued++
-		}
+	}
+	// As long as the source may be lying, others that were asked too are heard.
+	if wanted = a.body.count > 0 && (wanted || !x.sure && x.answers(a)); wanted {
+		x.queued++
 	}
 	f.changed.Broadcast()
 	f.mu.Unlock()
