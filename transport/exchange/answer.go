@@ -153,6 +153,10 @@ func (c *serving) tell() []byte {
 
 // nodes makes an INDEX of the list that is being answered.
 func (c *serving) nodes() ([]byte, error) {
+	had := c.history.hadNodes(c.order)
+	if c.holdBack(had) {
+		return nil, nil
+	}
 	full := c.list.full || !c.order.based()
 	total := c.order.nodeCount(full)
 	end := total
@@ -180,6 +184,10 @@ func (c *serving) nodes() ([]byte, error) {
 	}
 	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
 	frame := appendIndex(nil, c.list.from, full, i >= total, b)
+	c.history.sentNodes(c.order, len(pieces))
+	if had {
+		c.history.again(len(frame))
+	}
 	if c.list.count > 0 {
 		c.list.count -= len(pieces)
 	}
@@ -199,6 +207,10 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if !c.server.upload(c.remote) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
+	if c.holdBack(c.history.hadLeaves(c.order, want.first)) {
+		c.putBack(want)
+		return nil, nil
+	}
 	number, part := c.order.segmentOf(want.first)
 	if c.order.based() {
 		last := min(number-number%segmentGroup+segmentGroup, len(c.order.cuts)) - 1
@@ -209,6 +221,10 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if !rest && c.claimed != number {
 		c.unclaim()
 		if !c.claim(number) {
+			if c.pause = c.refuse(number); c.pause > 0 {
+				c.putBack(want)
+				return nil, nil
+			}
 			c.putBack(want.from(part.end()))
 			return appendSpanFrame(nil, frameLater, []span{part}), nil
 		}
@@ -267,7 +283,25 @@ func (c *serving) data(want, part span, n int, b body) []byte {
 	c.rest = part.end()
 	c.putBack(want.from(c.rest))
 	c.sending(segment, len(b.payload))
+	c.sent(part, len(b.payload))
 	return appendData(nil, part.first, b)
+}
+
+// sent notes in the history that leaves are sent, in so many bytes.
+func (c *serving) sent(s span, bytes int) {
+	if c.history.hadLeaves(c.order, s.first) {
+		c.history.again(bytes)
+	}
+	c.history.sentLeaves(c.order, s)
+}
+
+// holdBack says whether what is asked for has to wait, since the peer had it and others are
+// served.
+func (c *serving) holdBack(had bool) bool {
+	if had && !c.server.alone(c.remote) {
+		c.pause = max(c.history.wait(), 0)
+	}
+	return c.pause > 0
 }
 
 // noSegment stands for none.
@@ -276,18 +310,33 @@ const noSegment = -1
 // claim says whether the peer is to get a segment now, rather than from another or later,
 // and counts it as on its way then. What is left of it after an answer is not put off.
 func (c *serving) claim(segment int) bool {
+	r, again := c.refused[segment]
+	insists := again && time.Since(r.first) > maxRefusal || !again && len(c.refused) >= maxQueued
+	if !c.swarm.claim(segment, c.order, c.remote, insists) {
+		return false
+	}
+	c.claimed = segment
+	delete(c.refused, segment)
+	return true
+}
+
+// refusal is when the peer was told first and last to ask later.
+type refusal struct{ first, last time.Time }
+
+// refuse returns how long the peer has to wait until it can be told to ask later for a segment:
+// not at all, unless it did not wait when it was told last.
+func (c *serving) refuse(segment int) time.Duration {
 	now := time.Now()
-	refused, again := c.refused[segment]
-	insists := again && now.Sub(refused) > maxRefusal || !again && len(c.refused) >= maxQueued
-	if c.swarm.claim(segment, c.order, c.remote, insists) {
-		c.claimed = segment
-		delete(c.refused, segment)
-		return true
+	r, again := c.refused[segment]
+	if wait := putOffTime/2 - now.Sub(r.last); again && wait > 0 {
+		return wait
 	}
 	if !again {
-		c.refused[segment] = now
+		r.first = now
 	}
-	return false
+	r.last = now
+	c.refused[segment] = r
+	return 0
 }
 
 // unclaim gives up the claim of a segment that is not, or not all, sent.
@@ -407,11 +456,18 @@ func (c *serving) choose() ([]byte, error) {
 	c.eager -= len(b.payload)
 	c.sentEager.addSpan(part)
 	c.sending(best, len(b.payload))
+	c.sent(part, len(b.payload))
 	return appendData(nil, part.first, b), nil
 }
 
 // blocks answers GET.
 func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
+	if c.holdBack(c.history.hadBlock(cids[0])) {
+		c.mu.Lock()
+		c.gets = append(cids, c.gets...)
+		c.mu.Unlock()
+		return nil, nil
+	}
 	var pieces []piece
 	size := 0
 	for i, id := range cids {
@@ -427,6 +483,10 @@ func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
 		}
 		size += len(p.bytes)
 		pieces = append(pieces, p)
+		if c.history.hadBlock(id) {
+			c.history.again(len(p.bytes))
+		}
+		c.history.sentBlock(id)
 	}
 	if err := c.book(3 * size); err != nil {
 		return nil, err

@@ -73,6 +73,7 @@ type Server struct {
 	swarms  *swarms
 	frames  *frames
 	crowds  *upload
+	had     *histories
 
 	mu        sync.Mutex // guards the fields below
 	serving   map[peer.ID]int
@@ -87,7 +88,7 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(),
+		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(), had: newHistories(),
 		serving: make(map[peer.ID]int), uploading: make(map[peer.ID]time.Time),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
@@ -134,6 +135,13 @@ func (s *Server) leave(p peer.ID) {
 		delete(s.serving, p)
 		delete(s.uploading, p)
 	}
+}
+
+// alone says whether nobody but p is served.
+func (s *Server) alone(p peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total == s.serving[p]
 }
 
 // upload says whether p may be sent a DAG, and notes that it asked.

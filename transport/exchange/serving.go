@@ -72,7 +72,7 @@ type serving struct {
 	pace      pace
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
-	refused   map[int]time.Time // segments, and when the peer was first told to ask later
+	refused   map[int]refusal   // segments, and when the peer was told to ask later
 	claimed   int               // a segment that is to be sent, or noSegment
 	rest      int               // the leaf after the last answer
 	sends     int               // DATA that were sent
@@ -80,6 +80,8 @@ type serving struct {
 	member    *member           // in the upload
 	place     *onItsWay         // there, for the next answer with leaves
 	waits     bool              // for one
+	history   *history          // of the peer
+	pause     time.Duration     // before it is sent something again; 0 if it need not wait
 	booked    int
 }
 
@@ -88,7 +90,7 @@ func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &serving{
 		server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1),
-		refused: make(map[int]time.Time), claimed: noSegment, member: s.crowds.join(),
+		refused: make(map[int]refusal), claimed: noSegment, member: s.crowds.join(), history: s.had.of(remote),
 	}
 	defer s.crowds.leave(c.member)
 	defer func() { mem.ReleaseMemory(c.booked) }()
@@ -302,9 +304,14 @@ func (c *serving) answer(out chan<- []byte) error {
 				}
 			}
 		}
+		var again <-chan time.Time
+		if c.pause > 0 {
+			again = time.After(c.pause)
+		}
 		select {
 		case <-c.wake:
 			idle.Reset(serveIdle)
+		case <-again:
 		case <-changed:
 		case <-c.member.turn:
 		case <-later:
@@ -319,7 +326,7 @@ func (c *serving) answer(out chan<- []byte) error {
 // next makes the next answer. It is empty if there is nothing to answer, or no room for it.
 // With an answer and an error, the stream ends after it.
 func (c *serving) next() ([]byte, error) {
-	c.waits = false
+	c.waits, c.pause = false, 0
 	frame, err := c.make()
 	if !c.waits {
 		c.server.crowds.quit(c.member)
@@ -365,10 +372,14 @@ func (c *serving) make() ([]byte, error) {
 	case opening != nil:
 		c.server.crowds.quit(c.member) // it may take long
 		return c.open(*opening)
-	case gets != nil:
-		return c.blocks(gets)
 	case (want.n > 0 || c.listing) && c.order == nil:
 		return nil, violation("nothing is open")
+	}
+	// What has to wait makes nothing, and the next is tried.
+	if len(gets) > 0 {
+		if frame, err := c.blocks(gets); len(frame) > 0 || err != nil {
+			return frame, err
+		}
 	}
 	if want.n > 0 {
 		c.turn = true
@@ -378,7 +389,9 @@ func (c *serving) make() ([]byte, error) {
 	}
 	if c.listing {
 		c.turn = false
-		return c.nodes()
+		if frame, err := c.nodes(); len(frame) > 0 || err != nil {
+			return frame, err
+		}
 	}
 	if news := c.tell(); len(news) > 0 {
 		return news, nil
