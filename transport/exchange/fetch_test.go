@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -19,8 +18,6 @@ import (
 	"pollux/blockstore"
 	"pollux/dag"
 )
-
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func TestFetch(t *testing.T) {
 	site := newTree(1, 20, 30)

@@ -227,7 +227,7 @@ func FuzzPieces(f *testing.F) {
 // FuzzServer lets a peer send arbitrary bytes to a server, after HELLO and perhaps OPEN.
 func FuzzServer(f *testing.F) {
 	old, site := tiny()
-	server, err := NewServer(newHost(f), hold(append(old, site...)...), discard())
+	server, err := NewServer(newHost(f), hold(append(old, site...)...), testLog(f))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -240,6 +240,7 @@ func FuzzServer(f *testing.F) {
 	f.Add(concat(appendOpen(nil, open{root: root, base: old[0].CID()}), appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{3, 9}})), true)
 	f.Add(appendOpen(nil, open{root: root, eager: maxEager}), false)
 	f.Fuzz(func(t *testing.T, b []byte, opened bool) {
+		server.log = testLog(t)
 		in := bytes.Clone(hello)
 		if opened {
 			in = opening(root)
@@ -264,7 +265,7 @@ func FuzzSession(f *testing.F) {
 		f.Fatal(err)
 	}
 	a := &actor{held: hold(all...), enc: enc}
-	server, err := NewServer(newHost(f), a.held, discard())
+	server, err := NewServer(newHost(f), a.held, testLog(f))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -283,6 +284,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(concat(index, wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })(a, []span{{0, 20}})))
 	f.Add(concat(appendHave(nil, false, []span{{0, 5}}), index, appendBusy(nil, time.Second)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		n.client.log, server.log = testLog(t), testLog(t)
 		in := concat(hello, a.opens(open{}), b)
 		store := newStore(t)
 		ft := newFetch(n.client, Request{Store: store, Root: root, Timeout: 20 * time.Second})

@@ -135,7 +135,7 @@ func TestCutAnywhere(t *testing.T) {
 		{Name: "below", CID: below.CID(), Size: 12}, {Name: "Helen", CID: leaves[2].CID(), Size: 5},
 	}, Data: []byte{8, 1}}.Encode())
 	site := append([]blockstore.Block{root, below}, leaves...)
-	server, err := NewServer(newHost(t), hold(site...), discard())
+	server, err := NewServer(newHost(t), hold(site...), testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
