@@ -226,7 +226,8 @@ func TestHostileGet(t *testing.T) {
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			evil, seed, mirror := newActor(t, s, site.root(), cid.Undef, site.blocks...), newNode(t, site.blocks...), newNode(t)
+			evil := newActor(t, s, site.root(), cid.Undef, site.blocks...)
+			seed, mirror := newNode(t, site.blocks...), newNode(t)
 			ctx := limit(t)
 			candidates := evil.before(ctx, seed)
 			if err := mirror.client.Get(ctx, mirror.store, block.CID(), 0, candidates); err != nil {
