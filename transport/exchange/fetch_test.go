@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -19,8 +18,6 @@ import (
 	"pollux/blockstore"
 	"pollux/dag"
 )
-
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func TestFetch(t *testing.T) {
 	site := newTree(1, 20, 30)
@@ -42,7 +39,8 @@ func TestFetch(t *testing.T) {
 	if res.Received < site.bytes*9/10 || res.Received > site.bytes+site.bytes/20 {
 		t.Errorf("%d bytes were received for %d", res.Received, site.bytes)
 	}
-	if last.Blocks != len(site.blocks) || last.Known != last.Blocks || last.Bytes != last.TotalBytes || last.Received != res.Received {
+	if last.Blocks != len(site.blocks) || last.Known != last.Blocks ||
+		last.Bytes != last.TotalBytes || last.Received != res.Received {
 		t.Errorf("at the end: %+v", last)
 	}
 }
@@ -408,7 +406,8 @@ func TestUpdate(t *testing.T) {
 		t.Run("the mirror lost a "+name+" of the base", func(t *testing.T) {
 			lost := []int{0, 21, 1}[i]
 			mirror := newNode(t, slices.Delete(slices.Clone(v1), lost, lost+1)...)
-			res, err := mirror.fetch(t.Context(), Request{Root: v2[0].CID(), Bases: []cid.Cid{v1[0].CID()}}, newNode(t, all...).info())
+			req := Request{Root: v2[0].CID(), Bases: []cid.Cid{v1[0].CID()}}
+			res, err := mirror.fetch(t.Context(), req, newNode(t, all...).info())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -442,7 +441,9 @@ func TestUpdate(t *testing.T) {
 		relink(21, 0, next[1].CID())
 		relink(0, 0, next[21].CID())
 		mirror := newNode(t, v1...)
-		res, err := mirror.fetch(t.Context(), Request{Root: next[0].CID(), Bases: []cid.Cid{v1[0].CID()}}, newNode(t, append(slices.Clone(v1), next...)...).info())
+		seed := newNode(t, append(slices.Clone(v1), next...)...)
+		req := Request{Root: next[0].CID(), Bases: []cid.Cid{v1[0].CID()}}
+		res, err := mirror.fetch(t.Context(), req, seed.info())
 		if err != nil {
 			t.Fatal(err)
 		}

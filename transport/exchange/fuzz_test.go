@@ -30,8 +30,12 @@ func goodFrames(f testing.TB) map[string][]byte {
 		f.Fatal(err)
 	}
 	root := site[0]
-	body := enc.body([]piece{{kind: kindBlock, bytes: root.Data()}, {kind: kindBlock, bytes: site[1].Data()}}, levelFast)
-	plain := enc.body([]piece{{kind: kindDelta, bytes: []byte{0, 1}}, {kind: kindStored, bytes: []byte("x")}, {kind: kindMissing}}, levelFast)
+	body := enc.body([]piece{
+		{kind: kindBlock, bytes: root.Data()}, {kind: kindBlock, bytes: site[1].Data()},
+	}, levelFast)
+	plain := enc.body([]piece{
+		{kind: kindDelta, bytes: []byte{0, 1}}, {kind: kindStored, bytes: []byte("x")}, {kind: kindMissing},
+	}, levelFast)
 	addr := peer.AddrInfo{ID: peer.ID("\x00\x03abc"), Addrs: nowhere}
 	return map[string][]byte{
 		"hello":  appendFrame(nil, frameHello),
@@ -193,6 +197,7 @@ func FuzzPieces(f *testing.F) {
 	for _, n := range []int{10, 1000, maxRaw, maxRaw + 1} {
 		f.Add(append(uvarints(1, encodingZstd, uint64(min(n, maxRaw))), bomb(n, true)...))
 	}
+	same := func(a, b piece) bool { return a.kind == b.kind && bytes.Equal(a.bytes, b.bytes) }
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := parseBlocks(b)
 		if err != nil {
@@ -217,7 +222,7 @@ func FuzzPieces(f *testing.F) {
 		}
 		for _, l := range []level{levelStored, levelFast} {
 			again, err := enc.body(pieces, l).pieces(dec, nil)
-			if err != nil || !slices.EqualFunc(pieces, again, func(a, b piece) bool { return a.kind == b.kind && bytes.Equal(a.bytes, b.bytes) }) {
+			if err != nil || !slices.EqualFunc(pieces, again, same) {
 				t.Fatalf("packed again they are others: %v", err)
 			}
 		}
@@ -227,7 +232,7 @@ func FuzzPieces(f *testing.F) {
 // FuzzServer lets a peer send arbitrary bytes to a server, after HELLO and perhaps OPEN.
 func FuzzServer(f *testing.F) {
 	old, site := tiny()
-	server, err := NewServer(newHost(f), hold(append(old, site...)...), discard())
+	server, err := NewServer(newHost(f), hold(append(old, site...)...), testLog(f))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -236,10 +241,13 @@ func FuzzServer(f *testing.F) {
 		f.Add(b, true)
 		f.Add(b, false)
 	}
-	f.Add(concat(appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{0, 20}}), appendSpanFrame(nil, frameCancel, []span{{5, 5}})), true)
-	f.Add(concat(appendOpen(nil, open{root: root, base: old[0].CID()}), appendList(nil, list{}), appendSpanFrame(nil, frameWant, []span{{3, 9}})), true)
+	all := appendList(nil, list{})
+	want := func(first, n int) []byte { return appendSpanFrame(nil, frameWant, []span{{first, n}}) }
+	f.Add(concat(all, want(0, 20), appendSpanFrame(nil, frameCancel, []span{{5, 5}})), true)
+	f.Add(concat(appendOpen(nil, open{root: root, base: old[0].CID()}), all, want(3, 9)), true)
 	f.Add(appendOpen(nil, open{root: root, eager: maxEager}), false)
 	f.Fuzz(func(t *testing.T, b []byte, opened bool) {
+		server.log = testLog(t)
 		in := bytes.Clone(hello)
 		if opened {
 			in = opening(root)
@@ -264,7 +272,7 @@ func FuzzSession(f *testing.F) {
 		f.Fatal(err)
 	}
 	a := &actor{held: hold(all...), enc: enc}
-	server, err := NewServer(newHost(f), a.held, discard())
+	server, err := NewServer(newHost(f), a.held, testLog(f))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -277,12 +285,15 @@ func FuzzSession(f *testing.F) {
 	index := a.nodes(list{})
 	f.Add(index)
 	f.Add(concat(index, a.leaves([]span{{0, 20}})))
-	f.Add(concat(index, appendData(nil, 0, enc.body(a.pieces(span{0, 3}), levelStored)), appendSpanFrame(nil, frameMiss, []span{{3, 4}})))
+	few := appendData(nil, 0, enc.body(a.pieces(span{0, 3}), levelStored))
+	f.Add(concat(index, few, appendSpanFrame(nil, frameMiss, []span{{3, 4}})))
 	f.Add(concat(index, appendData(nil, 15, enc.body(make([]piece, 20), levelFast))))
 	f.Add(concat(appendData(nil, 5, enc.body(make([]piece, 20), levelFast)), index))
-	f.Add(concat(index, wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })(a, []span{{0, 20}})))
+	lie := wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })
+	f.Add(concat(index, lie(a, []span{{0, 20}})))
 	f.Add(concat(appendHave(nil, false, []span{{0, 5}}), index, appendBusy(nil, time.Second)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		n.client.log, server.log = testLog(t), testLog(t)
 		in := concat(hello, a.opens(open{}), b)
 		store := newStore(t)
 		ft := newFetch(n.client, Request{Store: store, Root: root, Timeout: 20 * time.Second})

@@ -164,12 +164,23 @@ func (n *node) checkHeld(t testing.TB, blocks []blockstore.Block) {
 	}
 }
 
-// testLog discards, unless POLLUX_LOG is set.
+// testLog returns a logger that fails the test with what is logged as an error: that a panic
+// was recovered. It discards all else, unless POLLUX_LOG is set.
 func testLog(t testing.TB) *slog.Logger {
+	failing := slog.NewTextHandler(failing{t}, &slog.HandlerOptions{Level: slog.LevelError})
 	if os.Getenv("POLLUX_LOG") == "" {
-		return slog.New(slog.DiscardHandler)
+		return slog.New(failing)
 	}
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	all := slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
+	return slog.New(slog.NewMultiHandler(failing, all))
+}
+
+// failing fails a test with what is written to it.
+type failing struct{ testing.TB }
+
+func (t failing) Write(b []byte) (int, error) {
+	t.Errorf("logged: %s", b)
+	return len(b), nil
 }
 
 // nodeOf returns a node that links to blocks.

@@ -54,8 +54,10 @@ func hostileDAGs(t testing.TB) []hostileDAG {
 		million[i] = dag.Link{CID: dirBlock(wide...).CID(), Size: 1<<64 - 1}
 	}
 	return []hostileDAG{
-		{name: "not dag-pb", blocks: []blockstore.Block{broken, dirBlock(to(broken.CID()))}, want: dag.ErrMalformed, text: broken.CID().String()},
-		{name: "another codec", blocks: []blockstore.Block{cbor, dirBlock(to(cbor.CID()))}, want: dag.ErrCodec, text: cbor.CID().String()},
+		{name: "not dag-pb", blocks: []blockstore.Block{broken, dirBlock(to(broken.CID()))},
+			want: dag.ErrMalformed, text: broken.CID().String()},
+		{name: "another codec", blocks: []blockstore.Block{cbor, dirBlock(to(cbor.CID()))},
+			want: dag.ErrCodec, text: cbor.CID().String()},
 		unverifiable("unknown hash", hashOf(t, 0x300001, make([]byte, 32))),
 		unverifiable("MD5", hashOf(t, multihash.MD5, make([]byte, 16))),
 		unverifiable("SHA2-256 of 8 bytes", hashOf(t, multihash.SHA2_256, make([]byte, 8))),
@@ -76,7 +78,8 @@ func TestHostileDAGs(t *testing.T) {
 			seed, mirror := newNode(t, d.blocks...), newNode(t)
 			check := func(res Result, err error) {
 				t.Helper()
-				if (err == nil) != (d.known > 0) || d.want != nil && !errors.Is(err, d.want) || err != nil && !strings.Contains(err.Error(), d.text) {
+				if (err == nil) != (d.known > 0) || d.want != nil && !errors.Is(err, d.want) ||
+					err != nil && !strings.Contains(err.Error(), d.text) {
 					t.Errorf("got error %v, want %v with %q", err, d.want, d.text)
 				}
 				if err == nil && res.Blocks != d.known {

@@ -272,7 +272,8 @@ func scripts() []script {
 		}}, script{name: "zstd without end in a piece, " + name, banned: true, want: wrongData(func(*actor, int, piece) piece {
 			return piece{kind: kindStored, bytes: b}
 		})}, script{name: "zstd without end in the index, " + name, banned: true, list: func(a *actor, l list) []byte {
-			return appendFrame(nil, frameIndex, uvarints(uint64(l.from)), []byte{flagFull}, uvarints(1), []byte{encodingZstd}, uvarints(maxRaw), b)
+			return appendFrame(nil, frameIndex, uvarints(uint64(l.from)), []byte{flagFull},
+				uvarints(1), []byte{encodingZstd}, uvarints(maxRaw), b)
 		}})
 	}
 	return all

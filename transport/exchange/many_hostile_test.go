@@ -135,7 +135,7 @@ func TestCutAnywhere(t *testing.T) {
 		{Name: "below", CID: below.CID(), Size: 12}, {Name: "Helen", CID: leaves[2].CID(), Size: 5},
 	}, Data: []byte{8, 1}}.Encode())
 	site := append([]blockstore.Block{root, below}, leaves...)
-	server, err := NewServer(newHost(t), hold(site...), discard())
+	server, err := NewServer(newHost(t), hold(site...), testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,8 @@ func TestHostileGet(t *testing.T) {
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			evil, seed, mirror := newActor(t, s, site.root(), cid.Undef, site.blocks...), newNode(t, site.blocks...), newNode(t)
+			evil := newActor(t, s, site.root(), cid.Undef, site.blocks...)
+			seed, mirror := newNode(t, site.blocks...), newNode(t)
 			ctx := limit(t)
 			candidates := evil.before(ctx, seed)
 			if err := mirror.client.Get(ctx, mirror.store, block.CID(), 0, candidates); err != nil {

@@ -66,7 +66,8 @@ func TestOrderAgrees(t *testing.T) {
 func same(t *testing.T, got, want *order) {
 	t.Helper()
 	if got.nodes.len() != want.nodes.len() || got.leaves.len() != want.leaves.len() || got.based() != want.based() {
-		t.Fatalf("%d nodes and %d leaves, want %d and %d", got.nodes.len(), got.leaves.len(), want.nodes.len(), want.leaves.len())
+		t.Fatalf("%d nodes and %d leaves, want %d and %d",
+			got.nodes.len(), got.leaves.len(), want.nodes.len(), want.leaves.len())
 	}
 	if !slices.Equal(got.differ, want.differ) || !slices.Equal(got.cuts, want.cuts) || !got.complete || !want.complete {
 		t.Error("other segments, or other nodes differ")

@@ -206,7 +206,8 @@ func TestProbe(t *testing.T) {
 		})},
 		{name: "a leaf that nobody asked for", want: Partial, share: -1, host: but(frameWant, func(req []byte) []byte {
 			i := (wanted(t, req)[0] + 1) % a.order.leaves.len()
-			return append(appendData(nil, i, a.body(a.blocks[a.order.leaves.at(i)])), appendData(nil, i, a.body(a.blocks[a.order.leaves.at(i)]))...)
+			data := appendData(nil, i, a.body(a.blocks[a.order.leaves.at(i)]))
+			return concat(data, data)
 		})},
 		{name: "silent from the start", silent: start, host: stranger(t, func(st network.Stream) {
 			start.answer(nil)
@@ -219,7 +220,11 @@ func TestProbe(t *testing.T) {
 		{name: "silent when nodes are asked for", want: Partial, share: 1, leaves: probeLeaves,
 			host: but(frameGet, newSilence().answer)},
 		{name: "closed at once", host: stranger(t, func(network.Stream) {})},
-		{name: "closed after HELLO", host: stranger(t, func(st network.Stream) { st.Write(appendFrame(nil, frameHello)); st.CloseWrite(); read(st) })},
+		{name: "closed after HELLO", host: stranger(t, func(st network.Stream) {
+			st.Write(hello)
+			st.CloseWrite()
+			read(st)
+		})},
 		{name: "no HELLO", host: stranger(t, func(st network.Stream) {
 			st.Write(a.honest(frameOpen, nil))
 			read(st)
@@ -287,7 +292,8 @@ func TestProbe(t *testing.T) {
 				t.Errorf("%v at %v", got.Peer.ID, got.Peer.Addrs)
 			}
 			if tc.banned {
-				if again := prober.client.probe(t.Context(), info, site.root(), a.order, func() {}).result(); again.Standing != Unreachable {
+				again := prober.client.probe(t.Context(), info, site.root(), a.order, func() {}).result()
+				if again.Standing != Unreachable {
 					t.Errorf("standing %d the second time", again.Standing)
 				}
 			}

@@ -37,7 +37,8 @@ func TestFragments(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := mirror.fetch(t.Context(), Request{Root: site[0].CID(), Timeout: 20 * time.Second}, seed.info()); err != nil {
+	req := Request{Root: site[0].CID(), Timeout: 20 * time.Second}
+	if _, err := mirror.fetch(t.Context(), req, seed.info()); err != nil {
 		t.Fatal(err)
 	}
 	mirror.checkHeld(t, site)
@@ -59,7 +60,8 @@ func TestFragmentsOfPeers(t *testing.T) {
 		}
 		infos = append(infos, n.info())
 	}
-	if _, err := mirror.fetch(t.Context(), Request{Root: site[0].CID(), Timeout: 20 * time.Second}, infos...); err != nil {
+	req := Request{Root: site[0].CID(), Timeout: 20 * time.Second}
+	if _, err := mirror.fetch(t.Context(), req, infos...); err != nil {
 		t.Fatal(err)
 	}
 	mirror.checkHeld(t, site)
@@ -94,7 +96,8 @@ func TestDoneTasksLeave(t *testing.T) {
 	f, s := idleFetch(t, 10, 1)
 	s[0].want(nil)
 	f.pool.put(s[0].owed[0].task)
-	f.settle(arrival{session: s[0], answer: answer{first: 0, body: body{count: 1}}, tasks: f.tasks(span{0, 1})}, []int{1})
+	a := answer{first: 0, body: body{count: 1}}
+	f.settle(arrival{session: s[0], answer: a, tasks: f.tasks(span{0, 1})}, []int{1})
 	if slices.ContainsFunc(f.pool.queue, func(t *task) bool { return t.left == 0 }) {
 		t.Error("a task that is done waits in the pool")
 	}

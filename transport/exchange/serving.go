@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime/debug"
 	"sort"
 	"sync"
 	"time"
@@ -124,7 +125,7 @@ func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 func (s *Server) guard(remote peer.ID, do func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			s.log.Error("panic while serving a peer", "peer", remote, "panic", r)
+			s.log.Error("panic while serving a peer", "peer", remote, "panic", r, "stack", string(debug.Stack()))
 			err = fmt.Errorf("internal error: %v", r)
 		}
 	}()

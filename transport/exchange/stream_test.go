@@ -1,11 +1,15 @@
 package exchange
 
 import (
+	"context"
 	"io"
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 // resettable is a stream with which nothing else happens.
@@ -60,6 +64,7 @@ func pipes() (a, b network.Stream) {
 
 func (p *pipe) Read(b []byte) (int, error)       { return p.PipeReader.Read(b) }
 func (p *pipe) Write(b []byte) (int, error)      { return p.out.Write(b) }
+func (p *pipe) Scope() network.StreamScope       { return &network.NullScope{} }
 func (p *pipe) CloseWrite() error                { return p.out.Close() }
 func (p *pipe) CloseRead() error                 { return p.PipeReader.Close() }
 func (p *pipe) Close() error                     { return p.Reset() }
@@ -69,4 +74,38 @@ func (p *pipe) Reset() error {
 	p.PipeReader.CloseWithError(network.ErrReset)
 	p.out.CloseWithError(network.ErrReset)
 	return nil
+}
+
+// near is a host whose streams lead to others in memory. A fetch of a node on it can run in a
+// synctest bubble, where time passes only while all wait for it.
+type near struct {
+	host.Host // of whose addresses and connections no use is made
+	id        peer.ID
+	to        streams
+}
+
+// streams are what others do with a stream that is opened to them.
+type streams map[peer.ID]func(st network.Stream, from peer.ID)
+
+func (h near) ID() peer.ID { return h.id }
+
+func (h near) Connect(context.Context, peer.AddrInfo) error { return nil }
+
+func (h near) NewStream(_ context.Context, p peer.ID, _ ...protocol.ID) (network.Stream, error) {
+	mine, others := pipes()
+	go h.to[p](others, h.id)
+	return mine, nil
+}
+
+// near serves whoever opens a stream in memory. Each frame takes a moment.
+func (n *node) near(st network.Stream, from peer.ID) {
+	n.server.serve(slowed{st}, &network.NullScope{}, from)
+	st.Reset()
+}
+
+type slowed struct{ network.Stream }
+
+func (s slowed) Write(b []byte) (int, error) {
+	time.Sleep(10 * time.Millisecond)
+	return s.Stream.Write(b)
 }

@@ -3,12 +3,15 @@ package exchange
 import (
 	"bufio"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
 )
 
 // TestSecondOpenUnanswered updates from a seed beside a nearer peer that answers the first
@@ -51,6 +54,90 @@ func TestSecondOpenUnanswered(t *testing.T) {
 		if ok, err := mirror.store.Has(b.CID()); !ok || err != nil {
 			t.Fatalf("a block is missing, %v", err)
 		}
+	}
+}
+
+// talker returns a peer that says as often as it may that it has what a has, and brings no
+// leaf of it, and a node after each pause.
+func talker(a *actor, pause time.Duration) func(network.Stream, peer.ID) {
+	have := appendHave(nil, true, every(maxSpans, 2))
+	return func(st network.Stream, _ peer.ID) {
+		defer st.Reset()
+		time.Sleep(20 * time.Millisecond) // it is not the nearest
+		st.Write(hello)
+		r := bufio.NewReader(st)
+		for {
+			typ, body, err := readFrame(r, maxRequest)
+			if err != nil {
+				return
+			}
+			switch typ {
+			case frameOpen:
+				st.Write(a.opens(open{}))
+				go func() {
+					for err := error(nil); err == nil; {
+						time.Sleep(time.Second / newsRate)
+						_, err = st.Write(have)
+					}
+				}()
+			case frameList:
+				l, _ := parseList(body)
+				for i := l.from; i < min(l.from+l.count, a.order.nodeCount(l.full)); i++ {
+					time.Sleep(pause)
+					st.Write(a.nodes(list{i, 1, l.full}))
+				}
+			}
+		}
+	}
+}
+
+// TestTalkers fetches from a seed that comes after peers that say what they hold over and
+// over, and bring next to nothing. It does not have to wait until they count as slow.
+func TestTalkers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		site    []blockstore.Block
+		talkers int
+		pause   time.Duration
+	}{
+		"no leaves, in all places": {newTree(105, 1, 60).blocks, maxActive, 0},
+		"a node in a second":       {chain(60), 1, time.Second},
+		"nodes now and then":       {chain(120), 1, firstStall - 10*time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			synctest.Test(t, func(t *testing.T) {
+				a := &actor{held: hold(tt.site...)}
+				root := tt.site[0].CID()
+				var err error
+				if a.enc, err = newEncoder(); err != nil {
+					t.Fatal(err)
+				}
+				if a.order, err = buildOrder(t.Context(), a.held, root, cid.Undef); err != nil {
+					t.Fatal(err)
+				}
+				seed, store := nodeOn(t, h, nil, a.held), newStore(t)
+				to := streams{seed.ID(): seed.near}
+				candidates := make(chan Candidate, tt.talkers+1)
+				for i := range tt.talkers {
+					id := peer.ID(rune('a' + i))
+					to[id] = talker(a, tt.pause)
+					candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+				}
+				time.AfterFunc(time.Second/10, func() { candidates <- Candidate{seed.info(), true} })
+				mirror := nodeOn(t, near{h, "mirror", to}, store, store)
+				began := time.Now()
+				req := Request{Store: store, Root: root}
+				if _, err := mirror.client.Fetch(limit(t), req, candidates); err != nil {
+					t.Error(err)
+				}
+				took := time.Since(began)
+				time.Sleep(time.Minute) // until nobody is served any more
+				mirror.checkHeld(t, tt.site)
+				if took >= dropAfter {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
 	}
 }
 

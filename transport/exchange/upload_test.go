@@ -251,6 +251,32 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// TestClaimUpdate claims, for many peers, the same of the segments of a DAG over and over: the
+// others are sent only when somebody asks for them.
+func TestClaimUpdate(t *testing.T) {
+	o := newOrder(raw("root").CID(), cid.Undef)
+	o.cuts = make([]uint32, 10)
+	w := newSwarms().enter(o.root)
+	w.all = true
+	for i := range crowd + 1 {
+		if _, err := w.serve(t.Context(), peer.ID(rune('a'+i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim := func(segment int, want bool) {
+		t.Helper()
+		if w.claim(segment, o, "a", false) != want {
+			t.Errorf("segment %d was claimed: %v", segment, !want)
+		}
+	}
+	claim(0, true)
+	claim(0, false)
+	w.fresh = time.Now().Add(-freshTime)
+	claim(0, true) // the rest seems to be held by all
+	claim(1, true) // it is not
+	claim(0, false)
+}
+
 // TestSwapBusiest fetches from peers some of which have many to serve.
 func TestSwapBusiest(t *testing.T) {
 	f := newFetch(&Client{}, Request{Root: raw("root").CID()})

@@ -1,7 +1,9 @@
 package exchange
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"testing"
 	"time"
 )
@@ -97,6 +99,53 @@ func TestNodeNowAndThen(t *testing.T) {
 			t.Errorf("%d nodes: given up %v", n, x.source == nil)
 		}
 		x.source, x.failed = s, 0
+	}
+}
+
+// TestTalkBringsNothing has a peer that has nearly brought enough say what it holds, name
+// others, and refuse: that is as much as if it had said nothing.
+func TestTalkBringsNothing(t *testing.T) {
+	const few = 200 // bytes, fewer than any of the frames have
+	spans := every(few, 2)
+	for name, talk := range map[string][]byte{
+		"HAVE":  appendHave(nil, false, spans),
+		"PEERS": appendPeers(nil, 0, strangers(t, maxPeers)),
+		"MISS":  appendSpanFrame(nil, frameMiss, spans),
+		"LATER": appendSpanFrame(nil, frameLater, spans),
+	} {
+		// talks lets it talk after so many bytes, when it owes all leaves.
+		talks := func(t *testing.T, after int64) (f *Fetch, s *session) {
+			f, list := idleFetch(t, 2*few, 2)
+			s = list[0]
+			s.ratio = 0
+			s.stream = &wire{Reader: bytes.NewReader(concat(hello, talk))}
+			s.want(nil)
+			s.useful, s.dropStart = time.Now().Add(-time.Minute), time.Now().Add(-time.Minute)
+			f.order.complete, f.index.waiting = false, true
+			f.index.lists(f, s)
+			s.received.Store(after)
+			if err := s.read(time.Now()); !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			return f, s
+		}
+		t.Run(name, func(t *testing.T) {
+			_, s := talks(t, minBytes-few)
+			if s.check(time.Now()); s.err != errStalled {
+				t.Errorf("its session has not stalled: %v", s.err)
+			}
+			f, s := talks(t, minBytes-few)
+			f.crowded = true
+			if s.check(time.Now()); s.err != errUseless {
+				t.Errorf("its session is not useless to those who wait: %v", s.err)
+			}
+			f, s = talks(t, slowBytes-few)
+			now := f.index.looked.Add(slowTime + 1)
+			s.lastByte = now // a node now and then
+			if f.index.check(f, now); f.index.source == s {
+				t.Error("it is still asked for nodes")
+			}
+		})
 	}
 }
 
