@@ -73,16 +73,16 @@ type serving struct {
 	pace      pace
 	eager     int // bytes that may be sent unasked
 	sentEager leafSet
-	refused   map[int]refusal   // segments, and when the peer was told to ask later
-	claimed   int               // a segment that is to be sent, or noSegment
-	rest      int               // the leaf after the last answer
-	sends     int               // DATA that were sent
-	unproven  []send            // of them, that may not have arrived
-	member    *member           // in the upload
-	place     *onItsWay         // there, for the next answer with leaves
-	waits     bool              // for one
-	history   *history          // of the peer
-	pause     time.Duration     // before it is sent something again; 0 if it need not wait
+	refused   map[int]refusal // segments, and when the peer was told to ask later
+	claimed   int             // a segment that is to be sent, or noSegment
+	rest      int             // the leaf after the last answer
+	sends     int             // DATA that were sent
+	unproven  []send          // of them, that may not have arrived
+	member    *member         // in the upload
+	place     *onItsWay       // there, for the next answer with leaves
+	waits     bool            // for one
+	history   *history        // of the peer
+	pause     time.Duration   // before it is sent something again; 0 if it need not wait
 	booked    int
 }
 
@@ -328,14 +328,14 @@ func (c *serving) answer(out chan<- []byte) error {
 // With an answer and an error, the stream ends after it.
 func (c *serving) next() ([]byte, error) {
 	c.waits, c.pause = false, 0
-	frame, err := c.make()
+	frame, err := c.frame()
 	if !c.waits {
 		c.server.crowds.quit(c.member)
 	}
 	return frame, err
 }
 
-func (c *serving) make() ([]byte, error) {
+func (c *serving) frame() ([]byte, error) {
 	c.mu.Lock()
 	got := c.got
 	var (
