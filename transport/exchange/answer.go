@@ -23,7 +23,7 @@ func (c *serving) open(o open) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if !s.upload(c.remote) {
+	if !s.slots.ask(c.remote, time.Now()) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	status := byte(statusOpen)
@@ -196,7 +196,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
-	if !c.server.upload(c.remote) {
+	if !c.server.slots.ask(c.remote, time.Now()) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if done := c.sentEager; done.n > 0 {

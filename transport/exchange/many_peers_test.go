@@ -1,12 +1,16 @@
 package exchange
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"pollux/blockstore"
@@ -96,6 +100,14 @@ func TestManyPeers(t *testing.T) {
 			t.Fatalf("peer %d, which was admitted, got a frame of type %d, %v", i, typ, err)
 		}
 	}
+	// However long all this takes, nobody's turn is over.
+	renew := func() {
+		seed.server.slots.mu.Lock()
+		defer seed.server.slots.mu.Unlock()
+		for p := range seed.server.slots.taken {
+			seed.server.slots.taken[p] = turn{began: time.Now(), asked: time.Now()}
+		}
+	}
 	for i := range uploads {
 		if typ := ask(i); typ != frameOpened {
 			t.Fatalf("peer %d got a frame of type %d", i, typ)
@@ -103,6 +115,7 @@ func TestManyPeers(t *testing.T) {
 		leaf(i)
 	}
 	for i := uploads; i < len(peers); i++ {
+		renew()
 		if typ := ask(i); typ != frameBusy {
 			t.Fatalf("peer %d got a frame of type %d", i, typ)
 		}
@@ -131,6 +144,98 @@ func TestManyPeers(t *testing.T) {
 	quiet(t, seed.server)
 	if err := late(); err != nil {
 		t.Errorf("when all have left: %v", err)
+	}
+}
+
+// closedStore is a store that gives blocks when it is opened, and counts how many are waited
+// for at a time.
+type closedStore struct {
+	memStore
+	open chan struct{}
+
+	mu            sync.Mutex
+	waiting, most int
+	came          chan struct{} // holds a value for each that was waited for
+}
+
+func (s *closedStore) Get(ctx context.Context, c cid.Cid) (blockstore.Block, error) {
+	s.mu.Lock()
+	s.waiting++
+	s.most = max(s.most, s.waiting)
+	s.mu.Unlock()
+	s.came <- struct{}{}
+	<-s.open
+	s.mu.Lock()
+	s.waiting--
+	s.mu.Unlock()
+	return s.memStore.Get(ctx, c)
+}
+
+// TestFewTakeAllStreams has as few peers as can take all streams. Another gets its share of
+// them, of each an equal part, and never more are served at a time.
+func TestFewTakeAllStreams(t *testing.T) {
+	t.Parallel()
+	block := raw("block")
+	store := &closedStore{memStore: hold(block), open: make(chan struct{}), came: make(chan struct{}, 2*serveLimit)}
+	seed := nodeOn(t, newHost(t, libp2p.ResourceManager(&network.NullResourceManager{})), nil, store)
+	ask := func(h host.Host) *fetcher {
+		t.Helper()
+		f := dial(t, h, seed)
+		f.Write(appendGet(bytes.Clone(hello), []cid.Cid{block.CID()})) // or it is reset already
+		return f
+	}
+	const few = serveLimit / servePerPeer
+	hosts := make([]host.Host, few)
+	var oldest []*fetcher
+	for i := range hosts {
+		hosts[i] = newHost(t, libp2p.NoListenAddrs)
+		for j := range servePerPeer {
+			f := ask(hosts[i])
+			<-store.came
+			if j == 0 {
+				oldest = append(oldest, f)
+			}
+		}
+	}
+	// Those that make room are at work still when the other comes.
+	another := newHost(t, libp2p.NoListenAddrs)
+	const share = serveLimit / (few + 1)
+	var got []*fetcher
+	for range servePerPeer {
+		got = append(got, ask(another))
+	}
+	count := func(h host.Host) int {
+		seed.server.mu.Lock()
+		defer seed.server.mu.Unlock()
+		return len(seed.server.serving[h.ID()])
+	}
+	for ctx := limit(t); count(another) < share; time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatalf("another peer got %d streams", count(another))
+		}
+	}
+	close(store.open)
+	for i, f := range oldest {
+		if _, _, err := f.next(frameBlocks); err != nil {
+			t.Errorf("the oldest stream of peer %d: %v", i, err)
+		}
+	}
+	answered := 0
+	for _, f := range got {
+		if _, _, err := f.next(frameBlocks); err == nil {
+			answered++
+		}
+	}
+	if answered != share {
+		t.Errorf("%d streams of another peer are answered, its share is %d", answered, share)
+	}
+	for _, h := range append(hosts, another) {
+		if n := count(h); n < share || n > share+1 {
+			t.Errorf("a peer is left with %d streams, its share is %d", n, share)
+		}
+	}
+	if store.most > serveLimit {
+		t.Errorf("%d streams were served at a time", store.most)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,18 +33,13 @@ const (
 	// frame: it holds memory that others could use.
 	writeLimit = 30 * time.Second
 	// serveLimit is how many streams are served at a time, and servePerPeer how
-	// many of one peer; more are reset. On servePerDAG of those a DAG is served at a time,
-	// the others wait: each takes as much of the line as fits its window, read or not.
+	// many of one peer; more are reset, unless others have more than the peer. On servePerDAG
+	// of those a DAG is served at a time, the others wait: each takes as much of the line as
+	// fits its window, read or not.
 	serveLimit   = 256
 	servePerPeer = 32
 	servePerDAG  = 4
-	// uploads is how many peers are sent whole DAGs at a time. Others are told to ask
-	// elsewhere, and where, until one has not asked for uploadIdle.
-	uploads    = 48
-	uploadIdle = 10 * time.Second
-	// busyPause is what those are asked to wait.
-	busyPause = 5 * time.Second
-	// hangUp is how long those have to close their side.
+	// hangUp is how long those that are told BUSY have to close their side.
 	hangUp = 2 * time.Second
 )
 
@@ -71,11 +67,17 @@ type Server struct {
 	swarms  *swarms
 	frames  *frames
 	crowds  *upload
+	slots   *slots
 
-	mu        sync.Mutex // guards the fields below
-	serving   map[peer.ID]int
-	total     int
-	uploading map[peer.ID]time.Time // when they asked last
+	mu      sync.Mutex            // guards the fields below
+	serving map[peer.ID][]*served // in the order in which they came
+	total   int
+}
+
+// served is a stream that is served until ended is closed.
+type served struct {
+	network.Stream
+	ended chan struct{}
 }
 
 // NewServer returns a Server that reads from store and answers on h.
@@ -85,8 +87,8 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(),
-		serving: make(map[peer.ID]int), uploading: make(map[peer.ID]time.Time),
+		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(),
+		crowds: newUpload(), slots: newSlots(), serving: make(map[peer.ID][]*served),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
 	h.SetStreamHandler(Protocol, s.handle)
@@ -95,11 +97,16 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 
 func (s *Server) handle(st network.Stream) {
 	remote := st.Conn().RemotePeer()
-	if !s.enter(remote) {
+	c, instead := s.enter(remote, st)
+	if c == nil {
 		st.Reset()
 		return
 	}
-	defer s.leave(remote)
+	defer s.leave(remote, c)
+	if instead != nil {
+		go instead.Reset() // may wait for the network
+		<-instead.ended    // or there would be more than serveLimit for a while
+	}
 	if err := st.Scope().SetService(Service); err != nil {
 		st.Reset()
 		return
@@ -112,44 +119,56 @@ func (s *Server) handle(st network.Stream) {
 	st.Close()
 }
 
-func (s *Server) enter(p peer.ID) bool {
+// enter counts a stream of p, unless that would be too many. If it takes the place of
+// another, that is returned too, to be ended before. This is the newest of the peer that has
+// most, which keeps no fewer than p gets.
+func (s *Server) enter(p peer.ID, st network.Stream) (c, instead *served) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.total >= serveLimit || s.serving[p] >= servePerPeer {
-		return false
+	n := len(s.serving[p])
+	if n >= servePerPeer {
+		return nil, nil
 	}
-	s.total++
-	s.serving[p]++
-	return true
-}
-
-func (s *Server) leave(p peer.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.serving[p]--; s.serving[p] == 0 {
-		delete(s.serving, p)
-		delete(s.uploading, p)
-	}
-}
-
-// upload says whether p may be sent a DAG, and notes that it asked.
-func (s *Server) upload(p peer.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if _, ok := s.uploading[p]; !ok && len(s.uploading) >= uploads {
-		for other, asked := range s.uploading {
-			if now.Sub(asked) > uploadIdle {
-				delete(s.uploading, other) // until it asks again
+	if s.total >= serveLimit {
+		most := p
+		for q, streams := range s.serving {
+			if len(streams) > len(s.serving[most]) {
+				most = q
 			}
 		}
-		if len(s.uploading) >= uploads {
-			return false
+		streams := s.serving[most]
+		if len(streams) <= n+1 {
+			return nil, nil
 		}
+		instead = streams[len(streams)-1]
+		s.remove(most, instead)
 	}
-	s.uploading[p] = now
-	return true
+	c = &served{st, make(chan struct{})}
+	s.serving[p] = append(s.serving[p], c)
+	s.total++
+	return c, instead
+}
+
+// leave ends what enter began.
+func (s *Server) leave(p peer.ID, c *served) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(p, c)
+	close(c.ended)
+}
+
+// remove takes a stream out of the count, if it is counted. The caller holds mu.
+func (s *Server) remove(p peer.ID, c *served) {
+	at := slices.Index(s.serving[p], c)
+	if at < 0 {
+		return // another has taken its place
+	}
+	s.total--
+	s.serving[p] = slices.Delete(s.serving[p], at, at+1)
+	if len(s.serving[p]) == 0 {
+		delete(s.serving, p)
+		s.slots.leave(p)
+	}
 }
 
 // addrs returns where p can be dialled, as far as this node knows.
