@@ -23,7 +23,7 @@ func (c *serving) open(o open) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if !s.upload(c.remote) {
+	if !s.slots.ask(c.remote, time.Now()) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	status := byte(statusOpen)
@@ -204,7 +204,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
-	if !c.server.upload(c.remote) {
+	if !c.server.slots.ask(c.remote, time.Now()) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if c.holdBack(c.history.hadLeaves(c.order, want.first)) {

@@ -100,7 +100,7 @@ func quiet(t testing.TB, servers ...*Server) {
 		left := 0
 		for _, s := range servers {
 			s.mu.Lock()
-			left += s.total + len(s.serving) + len(s.uploading)
+			left += s.total + len(s.serving)
 			s.mu.Unlock()
 			s.swarms.mu.Lock()
 			for _, w := range s.swarms.all {
@@ -386,16 +386,14 @@ func TestBusy(t *testing.T) {
 	site := newTree(65, 4, 20)
 	seed, other := newNode(t, site.blocks...), newNode(t, site.blocks...)
 	fill := func() {
-		seed.server.mu.Lock()
-		defer seed.server.mu.Unlock()
 		for i := range uploads {
-			seed.server.uploading[peer.ID(fmt.Sprint(i))] = time.Now()
+			seed.server.slots.ask(peer.ID(fmt.Sprint(i)), time.Now())
 		}
 	}
 	empty := func() {
-		seed.server.mu.Lock()
-		defer seed.server.mu.Unlock()
-		clear(seed.server.uploading)
+		seed.server.slots.mu.Lock()
+		defer seed.server.slots.mu.Unlock()
+		clear(seed.server.slots.taken)
 	}
 	fill()
 	t.Run("hung up on", func(t *testing.T) {

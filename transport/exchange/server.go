@@ -39,13 +39,7 @@ const (
 	serveLimit   = 256
 	servePerPeer = 32
 	servePerDAG  = 4
-	// uploads is how many peers are sent whole DAGs at a time. Others are told to ask
-	// elsewhere, and where, until one has not asked for uploadIdle.
-	uploads    = 48
-	uploadIdle = 10 * time.Second
-	// busyPause is what those are asked to wait.
-	busyPause = 5 * time.Second
-	// hangUp is how long those have to close their side.
+	// hangUp is how long those that are told BUSY have to close their side.
 	hangUp = 2 * time.Second
 )
 
@@ -73,12 +67,12 @@ type Server struct {
 	swarms  *swarms
 	frames  *frames
 	crowds  *upload
+	slots   *slots
 	had     *histories
 
-	mu        sync.Mutex // guards the fields below
-	serving   map[peer.ID]int
-	total     int
-	uploading map[peer.ID]time.Time // when they asked last
+	mu      sync.Mutex // guards the fields below
+	serving map[peer.ID]int
+	total   int
 }
 
 // NewServer returns a Server that reads from store and answers on h.
@@ -88,8 +82,8 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(), crowds: newUpload(), had: newHistories(),
-		serving: make(map[peer.ID]int), uploading: make(map[peer.ID]time.Time),
+		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(),
+		crowds: newUpload(), slots: newSlots(), had: newHistories(), serving: make(map[peer.ID]int),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
 	h.SetStreamHandler(Protocol, s.handle)
@@ -133,7 +127,7 @@ func (s *Server) leave(p peer.ID) {
 	s.total--
 	if s.serving[p]--; s.serving[p] == 0 {
 		delete(s.serving, p)
-		delete(s.uploading, p)
+		s.slots.leave(p)
 	}
 }
 
@@ -142,25 +136,6 @@ func (s *Server) alone(p peer.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.total == s.serving[p]
-}
-
-// upload says whether p may be sent a DAG, and notes that it asked.
-func (s *Server) upload(p peer.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if _, ok := s.uploading[p]; !ok && len(s.uploading) >= uploads {
-		for other, asked := range s.uploading {
-			if now.Sub(asked) > uploadIdle {
-				delete(s.uploading, other) // until it asks again
-			}
-		}
-		if len(s.uploading) >= uploads {
-			return false
-		}
-	}
-	s.uploading[p] = now
-	return true
 }
 
 // addrs returns where p can be dialled, as far as this node knows.
