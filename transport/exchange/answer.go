@@ -366,7 +366,7 @@ func (c *serving) sending(segment, bytes int) {
 	}
 	arrived := func() {
 		if segment != noSegment {
-			c.swarm.sent(segment)
+			c.swarm.arrived(segment)
 		}
 	}
 	c.unproven = append(c.unproven, send{c.sends, c.server.crowds.sent(c.member, c.place, bytes, arrived)})
@@ -408,7 +408,7 @@ func (c *serving) putBack(spans ...span) {
 
 // choose makes a DATA of leaves that nobody asked for, as far as the peer allowed it and
 // has not asked yet: the index of a small site is followed at once by its leaves, which
-// saves a round trip. Of a site that others fetch too, it is what was sent least.
+// saves a round trip. Of a site that others fetch too, it is what was not sent for longest.
 func (c *serving) choose() ([]byte, error) {
 	if c.eager <= 0 || !c.listed || c.order.leaves.len() == 0 {
 		return nil, nil
@@ -420,15 +420,11 @@ func (c *serving) choose() ([]byte, error) {
 	best := -1
 	w := c.swarm
 	w.mu.Lock()
-	least := ^uint32(0)
+	var first time.Time
 	for i := range c.order.cuts {
-		n := uint32(0)
-		if i < len(w.sends) {
-			n = w.sends[i]
-		}
-		s := c.order.segmentSpan(i)
-		if n < least && !c.sentEager.has(s.first) && (w.all || w.held.hasAll(s)) {
-			best, least = i, n
+		s, sent := c.order.segmentSpan(i), w.sentLast(i)
+		if (best < 0 || sent.Before(first)) && !c.sentEager.has(s.first) && (w.all || w.held.hasAll(s)) {
+			best, first = i, sent
 		}
 	}
 	if best >= 0 {

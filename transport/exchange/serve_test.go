@@ -369,7 +369,7 @@ func TestDeafCrowd(t *testing.T) {
 		if _, err := f.Write(append(opening(site.root()), appendSpanFrame(nil, frameWant, []span{{0, 5 * 40}})...)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := f.next(frameData); err != nil {
+		if _, _, err := f.next(frameData, frameLater); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -41,12 +41,9 @@ type swarm struct {
 	// number of streams. joined, if not nil, takes the former as they come.
 	served, asked map[peer.ID]int
 	joined        chan<- peer.ID
-	// sends counts how often each segment was sent to somebody, and distinct those that
-	// were, the last for the first time at fresh; underWay to how many peers they are on
-	// their way.
-	sends    []uint32
-	distinct int
-	fresh    time.Time
+	// sent is when each segment was sent to somebody last, and underWay to how many peers they
+	// are on their way.
+	sent     []time.Time
 	underWay map[int]int
 }
 
@@ -123,7 +120,7 @@ func (ss *swarms) leave(w *swarm) {
 
 // size returns about how many bytes w takes. The caller holds mu.
 func (w *swarm) size() int {
-	n := 8*len(w.held.words) + 4*len(w.sends) + 1024
+	n := 8*len(w.held.words) + 24*len(w.sent) + 1024
 	for _, o := range w.orders {
 		n += o.size()
 	}
@@ -354,16 +351,14 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	return o, nil
 }
 
-// crowd is from how many others on a provider spreads what it sends: if it has all, each
-// segment once before one goes out again, and a large one to maxSending peers at a time. The
-// others can have it from those, and as soon as they have something that nobody else has,
-// they help.
+// crowd is from how many others on a provider spreads what it sends. Those can have it from
+// each other, and as soon as they have something that nobody else has, they help. So who has
+// all sends a segment again only after passTime, or it would send most of what all receive;
+// and anybody sends a large one to maxSending peers at a time.
 const (
 	crowd      = 2
 	maxSending = 2
-	// freshTime is how long nothing was sent for the first time when the rest is taken to be
-	// held by all: those who update, or resume, ask for few segments.
-	freshTime = 3 * time.Second
+	passTime   = 5 * time.Second
 )
 
 // crowded says whether enough others than p fetch from here.
@@ -380,37 +375,40 @@ func (w *swarm) claim(segment int, o *order, p peer.ID, insists bool) bool {
 	defer w.mu.Unlock()
 	spread := !insists && w.servedOthers(p) >= crowd
 	if spread && (w.underWay[segment] >= maxSending && o.large(segment) ||
-		w.all && segment < len(w.sends) && w.sends[segment] > 0 && w.distinct < len(o.cuts) && time.Since(w.fresh) < freshTime) {
+		w.all && time.Since(w.sentLast(segment)) < passTime) {
 		return false
 	}
 	w.sending(segment)
 	return true
 }
 
+// sentLast returns when a segment was sent last. The caller holds mu.
+func (w *swarm) sentLast(segment int) time.Time {
+	if segment < len(w.sent) {
+		return w.sent[segment]
+	}
+	return time.Time{}
+}
+
 // sending counts that a segment is on its way to somebody. The caller holds mu.
 func (w *swarm) sending(segment int) {
 	w.underWay[segment]++
-	if segment >= len(w.sends) {
-		w.sends = append(w.sends, make([]uint32, segment+1-len(w.sends))...)
+	if segment >= len(w.sent) {
+		w.sent = append(w.sent, make([]time.Time, segment+1-len(w.sent))...)
 	}
-	if w.sends[segment]++; w.sends[segment] == 1 {
-		w.distinct++
-		w.fresh = time.Now()
-	}
+	w.sent[segment] = time.Now()
 }
 
 // unclaim takes a claim back: nothing was sent.
 func (w *swarm) unclaim(segment int) {
-	w.sent(segment)
+	w.arrived(segment)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sends[segment]--; w.sends[segment] == 0 {
-		w.distinct--
-	}
+	w.sent[segment] = time.Time{}
 }
 
-// sent counts that a segment has arrived, or may have.
-func (w *swarm) sent(segment int) {
+// arrived counts that a segment has arrived, or may have.
+func (w *swarm) arrived(segment int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.underWay[segment]--; w.underWay[segment] == 0 {

@@ -238,43 +238,22 @@ func TestClaim(t *testing.T) {
 	if n := claims(2, true); n != len(peers) {
 		t.Errorf("%d of %d peers that insist", n, len(peers))
 	}
-	// The last segment that was never sent goes out once, and then again, to a few at a time.
+	w.sent[0] = time.Now().Add(-passTime)
+	if n := claims(0, false); n != 1 {
+		t.Errorf("a segment that could have been passed on for %d peers, want 1", n)
+	}
+	// Who lacks something has it from others too, and sends what it is asked for.
+	w.all = false
+	if n := claims(0, false); n != len(peers) {
+		t.Errorf("a segment that others sent before for %d of %d peers", n, len(peers))
+	}
 	if n := claims(3, false); n != maxSending {
 		t.Errorf("a large segment for %d peers at a time, want %d", n, maxSending)
 	}
-	w.sent(3)
+	w.arrived(3)
 	if n := claims(3, false); n != 1 {
 		t.Errorf("a large segment for %d more when one has arrived, want 1", n)
 	}
-	if n := claims(0, false); n != len(peers) {
-		t.Errorf("%d of %d peers when all was sent once", n, len(peers))
-	}
-}
-
-// TestClaimUpdate claims, for many peers, the same of the segments of a DAG over and over: the
-// others are sent only when somebody asks for them.
-func TestClaimUpdate(t *testing.T) {
-	o := newOrder(raw("root").CID(), cid.Undef)
-	o.cuts = make([]uint32, 10)
-	w := newSwarms().enter(o.root)
-	w.all = true
-	for i := range crowd + 1 {
-		if _, err := w.serve(t.Context(), peer.ID(rune('a'+i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	claim := func(segment int, want bool) {
-		t.Helper()
-		if w.claim(segment, o, "a", false) != want {
-			t.Errorf("segment %d was claimed: %v", segment, !want)
-		}
-	}
-	claim(0, true)
-	claim(0, false)
-	w.fresh = time.Now().Add(-freshTime)
-	claim(0, true) // the rest seems to be held by all
-	claim(1, true) // it is not
-	claim(0, false)
 }
 
 // TestSwapBusiest fetches from peers some of which have many to serve.
