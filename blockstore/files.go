@@ -146,6 +146,20 @@ func (d osDir) Free() (int64, error) { return freeSpace(string(d)) }
 
 type osFile struct{ *os.File }
 
+// writePiece is how many bytes go to the operating system at a time. For a longer write
+// Linux takes pages of its cache that are as large, and making those ready costs more than
+// the copy: 1 GiB took 1.5 s in writes of 4 MiB, and 0.3 s in pieces.
+const writePiece = 128 << 10
+
+func (f osFile) WriteAt(b []byte, off int64) (n int, err error) {
+	for n < len(b) && err == nil {
+		var wrote int
+		wrote, err = f.File.WriteAt(b[n:min(n+writePiece, len(b))], off+int64(n))
+		n += wrote
+	}
+	return n, err
+}
+
 func openOS(path string, flag int) (File, error) {
 	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
