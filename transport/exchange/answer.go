@@ -186,7 +186,7 @@ func (c *serving) nodes() ([]byte, error) {
 	frame := appendIndex(nil, c.list.from, full, i >= total, b)
 	c.history.sentNodes(c.order, len(pieces))
 	if had {
-		c.history.again(len(frame))
+		c.again(len(frame))
 	}
 	if c.list.count > 0 {
 		c.list.count -= len(pieces)
@@ -221,12 +221,13 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if !rest && c.claimed != number {
 		c.unclaim()
 		if !c.claim(number) {
-			if c.pause = c.refuse(number); c.pause > 0 {
+			if wait := c.refuse(number); wait > 0 {
 				c.putBack(want)
+				c.waitFor(wait)
 				return nil, nil
 			}
 			c.putBack(want.from(part.end()))
-			return appendSpanFrame(nil, frameLater, []span{part}), nil
+			return appendSpanFrame(nil, frameLater, c.alike(number, part)), nil
 		}
 	}
 	if !c.enter(rest) {
@@ -276,12 +277,14 @@ func (c *serving) leaves(want span) ([]byte, error) {
 // rest goes back to the front of the queue.
 func (c *serving) data(want, part span, n int, b body) []byte {
 	segment := noSegment
-	if n == part.n {
-		segment, c.claimed = c.claimed, noSegment
-	}
+	claimed, done := c.claimed, n == part.n
 	part.n = n
 	c.rest = part.end()
 	c.putBack(want.from(c.rest))
+	if done && !c.wantsMore(claimed) {
+		segment, c.claimed = claimed, noSegment
+	}
+	c.swarm.sending(claimed)
 	c.sending(segment, len(b.payload))
 	c.sent(part, len(b.payload))
 	return appendData(nil, part.first, b)
@@ -290,18 +293,61 @@ func (c *serving) data(want, part span, n int, b body) []byte {
 // sent notes in the history that leaves are sent, in so many bytes.
 func (c *serving) sent(s span, bytes int) {
 	if c.history.hadLeaves(c.order, s.first) {
-		c.history.again(bytes)
+		c.again(bytes)
 	}
 	c.history.sentLeaves(c.order, s)
+}
+
+// alike takes what else is asked for of a segment, of which part is the first, off the queue,
+// and returns all of it.
+func (c *serving) alike(segment int, part span) []span {
+	spans := []span{part}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.wants) > 0 && len(spans) < maxSpans {
+		next := c.wants[0]
+		if next.first < spans[len(spans)-1].end() || next.end() > c.order.segmentSpan(segment).end() {
+			break
+		}
+		spans = append(spans, next)
+		c.wants = c.wants[1:]
+	}
+	return spans
+}
+
+// wantsMore says whether the next that is asked for is of the same segment.
+func (c *serving) wantsMore(segment int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.order.segmentSpan(segment)
+	return len(c.wants) > 0 && s.first <= c.wants[0].first && c.wants[0].first < s.end()
+}
+
+// waitFor has the stream look again after a while, unless it will sooner.
+func (c *serving) waitFor(d time.Duration) {
+	if c.pause == 0 || d < c.pause {
+		c.pause = d
+	}
 }
 
 // holdBack says whether what is asked for has to wait, since the peer had it and others are
 // served.
 func (c *serving) holdBack(had bool) bool {
-	if had && !c.server.alone(c.remote) {
-		c.pause = max(c.history.wait(), 0)
+	if !had || c.server.alone(c.remote) {
+		return false
 	}
-	return c.pause > 0
+	wait := c.history.wait()
+	if wait > 0 {
+		c.waitFor(wait)
+	}
+	return wait > 0
+}
+
+// again counts that so many bytes are sent to a peer that had them, if others are served.
+func (c *serving) again(bytes int) {
+	if !c.server.alone(c.remote) {
+		c.history.again(bytes)
+	}
 }
 
 // noSegment stands for none.
@@ -342,7 +388,7 @@ func (c *serving) refuse(segment int) time.Duration {
 // unclaim gives up the claim of a segment that is not, or not all, sent.
 func (c *serving) unclaim() {
 	if c.claimed >= 0 {
-		c.swarm.unclaim(c.claimed)
+		c.swarm.arrived(c.claimed)
 		c.claimed = noSegment
 	}
 }
@@ -428,7 +474,7 @@ func (c *serving) choose() ([]byte, error) {
 		}
 	}
 	if best >= 0 {
-		w.sending(best)
+		w.underWay[best]++
 	}
 	w.mu.Unlock()
 	if best < 0 {
@@ -438,19 +484,20 @@ func (c *serving) choose() ([]byte, error) {
 	part := c.order.segmentSpan(best)
 	r, err := c.run(part, false)
 	if err != nil || len(r.pieces) == 0 {
-		w.unclaim(best)
+		w.arrived(best)
 		c.eager = 0
 		return nil, err
 	}
 	part.n = len(r.pieces)
 	b := c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
 	if len(b.payload) > c.eager {
-		w.unclaim(best)
+		w.arrived(best)
 		c.eager = 0
 		return nil, nil
 	}
 	c.eager -= len(b.payload)
 	c.sentEager.addSpan(part)
+	w.sending(best)
 	c.sending(best, len(b.payload))
 	c.sent(part, len(b.payload))
 	return appendData(nil, part.first, b), nil
@@ -479,8 +526,11 @@ func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
 		}
 		size += len(p.bytes)
 		pieces = append(pieces, p)
+		if p.kind == kindMissing {
+			continue
+		}
 		if c.history.hadBlock(id) {
-			c.history.again(len(p.bytes))
+			c.again(len(p.bytes))
 		}
 		c.history.sentBlock(id)
 	}

@@ -16,6 +16,9 @@ const (
 	few    = 64
 	// againRate is how many bytes a second it gets of what it has had, while others are served.
 	againRate = 16 << 10
+	// maxWait is the longest that it waits for that: a fetcher gives up who sends nothing for
+	// longer.
+	maxWait = dropAfter
 	// What peers were sent is forgotten after historyTime, or if there are too many of them.
 	historyTime   = 10 * time.Minute
 	maxHistories  = 256
@@ -130,10 +133,14 @@ func (h *history) count(c cid.Cid) {
 func (h *history) again(bytes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if now := time.Now(); h.until.Before(now) {
+	now := time.Now()
+	if h.until.Before(now) {
 		h.until = now
 	}
 	h.until = h.until.Add(time.Duration(bytes) * time.Second / againRate)
+	if most := now.Add(maxWait); h.until.After(most) {
+		h.until = most
+	}
 }
 
 // wait returns how long it is until it may be sent something again.

@@ -49,10 +49,14 @@ func TestHistory(t *testing.T) {
 	if h.wait() > 0 {
 		t.Errorf("waits %v, though nothing was sent again", h.wait())
 	}
-	h.again(10 * againRate)
-	h.again(10 * againRate)
-	if d := h.wait(); d < 19*time.Second || d > 20*time.Second {
-		t.Errorf("waits %v, for what takes 20 s", d)
+	h.again(5 * againRate)
+	h.again(5 * againRate)
+	if d := h.wait(); d < 9*time.Second || d > 10*time.Second {
+		t.Errorf("waits %v, for what takes 10 s", d)
+	}
+	h.again(1 << 30)
+	if d := h.wait(); d < maxWait-time.Second || d > maxWait {
+		t.Errorf("waits %v, want %v at most", d, maxWait)
 	}
 	h.began = time.Now().Add(-historyTime - time.Second)
 	if all.of("p") == h {
@@ -119,7 +123,9 @@ func TestHadEnough(t *testing.T) {
 			if h.wait() <= 0 {
 				t.Error("has had enough, and need not wait")
 			}
-			h.again(againRate * 3600) // or the test might end after the wait
+			h.mu.Lock()
+			h.until = time.Now().Add(time.Hour) // or the test might end after the wait
+			h.mu.Unlock()
 			until := h.until
 			f.Write(tt.ask)
 			fresh := site.blocks[1+large%2].CID()
@@ -156,5 +162,33 @@ func TestRefuse(t *testing.T) {
 	c.refused[7] = refusal{first, first}
 	if d := c.refuse(7); d != 0 || !c.refused[7].first.Equal(first) {
 		t.Errorf("waits %v, and was told first at %v", d, c.refused[7].first)
+	}
+}
+
+// TestNotHad asks for what is not there, and for the same while nobody else is served: neither
+// counts later.
+func TestNotHad(t *testing.T) {
+	site := newTree(93, 3, 30)
+	seed := newNode(t, site.blocks...)
+	f := dial(t, newHost(t), seed)
+	f.Write(opening(site.root()))
+	h := seed.server.had.of(f.Conn().LocalPeer())
+	missing := raw("missing").CID()
+	for range 2 * enough {
+		for answer, ask := range map[frameType][]byte{
+			frameBlocks: appendGet(nil, []cid.Cid{missing}),
+			frameData:   appendSpanFrame(nil, frameWant, []span{{0, 30}}),
+		} {
+			f.Write(ask)
+			if _, _, err := f.next(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if h.hadBlock(missing) {
+		t.Error("had a block that was not there")
+	}
+	if d := h.wait(); d > 0 {
+		t.Errorf("has to wait %v for what it was sent alone", d)
 	}
 }

@@ -302,7 +302,7 @@ func (s *session) open(frame []byte) []byte {
 	o := open{root: f.request.Root}
 	if !f.index.undecided {
 		o.base = f.order.base
-		if s.opens == 0 && f.index.waiting && f.index.all == 0 && f.index.source == nil && len(f.request.Bases) == 0 && !f.request.NodesOnly {
+		if s.opens == 0 && f.index.waiting && f.index.all == 0 && f.index.source == nil && !f.index.open && len(f.request.Bases) == 0 && !f.request.NodesOnly {
 			// A small site comes whole in the first answer.
 			o.eager = firstWindow
 			s.eager = o.eager

@@ -213,3 +213,27 @@ func TestCrowdOfDistances(t *testing.T) {
 		t.Error("nothing was passed on")
 	}
 }
+
+// TestLateAnswers fetches from a provider that takes longer to answer than one that is silent is
+// waited for. It is used all the same, over one stream.
+func TestLateAnswers(t *testing.T) {
+	t.Parallel()
+	site := newTree(500, 3, 100)
+	late := func() { time.Sleep(2 * stallAfter) }
+	for name, s := range map[string]script{
+		"OPEN": {open: func(a *actor, o open) []byte { late(); return a.opens(o) }},
+		"LIST": {list: func(a *actor, l list) []byte { late(); return a.nodes(l) }},
+		"WANT": {want: func(a *actor, w []span) []byte { late(); return a.leaves(w) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, mirror := newActor(t, s, site.root(), cid.Undef, site.blocks...), newNode(t)
+			if _, err := mirror.fetch(limit(t), Request{Root: site.root()}, a.info()); err != nil {
+				t.Fatal(err)
+			}
+			if n := a.streams.Load(); n != 1 {
+				t.Errorf("it took %d streams", n)
+			}
+		})
+	}
+}

@@ -47,11 +47,10 @@ func (s *session) check(now time.Time) {
 		return
 	}
 	if n := s.received.Load(); n >= s.seen+stallBytes {
-		s.heard(now)
 		if s.stalled {
-			s.stalled = false
 			s.fetch.changed.Broadcast()
 		}
+		s.heard(now)
 	}
 	if now.Sub(s.dropStart) > dropAfter {
 		if s.seen-s.dropSeen < minBytes {
@@ -61,7 +60,7 @@ func (s *session) check(now time.Time) {
 		s.dropStart, s.dropSeen = now, s.seen
 	}
 	patience := s.patience()
-	if s.rate() == 0 && len(s.owed) > 0 && !s.shared() {
+	if s.rate() == 0 && len(s.owed) > 0 && s.others < crowd {
 		patience = s.firstPatience()
 	}
 	if !s.stalled && now.Sub(s.lastByte) > patience {
@@ -75,7 +74,9 @@ func (s *session) check(now time.Time) {
 }
 
 // heard notes that the provider sends what it should. The caller holds fetch.mu.
-func (s *session) heard(now time.Time) { s.seen, s.lastByte = s.received.Load(), now }
+func (s *session) heard(now time.Time) {
+	s.seen, s.lastByte, s.stalled = s.received.Load(), now, false
+}
 
 // patience is how long the provider may send nothing while it owes something.
 func (s *session) patience() time.Duration {

@@ -375,10 +375,11 @@ func (w *swarm) claim(segment int, o *order, p peer.ID, insists bool) bool {
 	defer w.mu.Unlock()
 	spread := !insists && w.servedOthers(p) >= crowd
 	if spread && (w.underWay[segment] >= maxSending && o.large(segment) ||
-		w.all && time.Since(w.sentLast(segment)) < passTime) {
+		// Changes are small: to spread them would only take time.
+		w.all && !o.based() && (w.underWay[segment] > 0 || time.Since(w.sentLast(segment)) < passTime)) {
 		return false
 	}
-	w.sending(segment)
+	w.underWay[segment]++
 	return true
 }
 
@@ -390,24 +391,17 @@ func (w *swarm) sentLast(segment int) time.Time {
 	return time.Time{}
 }
 
-// sending counts that a segment is on its way to somebody. The caller holds mu.
+// sending notes that a segment that was claimed is sent now.
 func (w *swarm) sending(segment int) {
-	w.underWay[segment]++
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if segment >= len(w.sent) {
 		w.sent = append(w.sent, make([]time.Time, segment+1-len(w.sent))...)
 	}
 	w.sent[segment] = time.Now()
 }
 
-// unclaim takes a claim back: nothing was sent.
-func (w *swarm) unclaim(segment int) {
-	w.arrived(segment)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.sent[segment] = time.Time{}
-}
-
-// arrived counts that a segment has arrived, or may have.
+// arrived ends a claim: the segment has arrived, or may have, or nothing was sent.
 func (w *swarm) arrived(segment int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -129,6 +129,7 @@ func (s *session) accepted(o opened) error {
 	if o.status == statusAbsent {
 		return errAbsent
 	}
+	s.heard(time.Now())
 	s.opened = true
 	s.based = o.status == statusBased
 	if s.based && !s.known {
@@ -277,7 +278,6 @@ func (s *session) expected(t span) bool {
 func (s *session) answered(t span, size int) {
 	now := time.Now()
 	s.heard(now)
-	s.stalled = false
 	s.late.removeSpan(t)
 	s.asked.removeSpan(t)
 	claims := 0

@@ -231,12 +231,17 @@ func TestClaim(t *testing.T) {
 			t.Errorf("segment %d, of which nothing was sent, for %d peers, want 1", i, n)
 		}
 	}
-	w.unclaim(1) // it could not be read
+	w.arrived(1) // nothing was sent, as it could not be read
 	if n := claims(1, false); n != 1 {
 		t.Errorf("a segment that was given up for %d peers, want 1", n)
 	}
 	if n := claims(2, true); n != len(peers) {
 		t.Errorf("%d of %d peers that insist", n, len(peers))
+	}
+	w.sending(0)
+	w.arrived(0)
+	if n := claims(0, false); n != 0 {
+		t.Errorf("a segment that could be passed on for %d peers, want none", n)
 	}
 	w.sent[0] = time.Now().Add(-passTime)
 	if n := claims(0, false); n != 1 {
