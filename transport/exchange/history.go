@@ -16,9 +16,8 @@ const (
 	few    = 64
 	// againRate is how many bytes a second it gets of what it has had, while others are served.
 	againRate = 16 << 10
-	// maxWait is the longest that it waits for that: a fetcher gives up who sends nothing for
-	// longer.
-	maxWait = dropAfter
+	// maxWait is the longest that it waits for that.
+	maxWait = time.Minute
 	// What peers were sent is forgotten after historyTime, or if there are too many of them.
 	historyTime   = 10 * time.Minute
 	maxHistories  = 256
