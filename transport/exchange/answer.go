@@ -315,12 +315,12 @@ func (c *serving) alike(segment int, part span) []span {
 	return spans
 }
 
-// wantsMore says whether the next that is asked for is of the same segment.
+// wantsMore says whether the next that is asked for is more of the segment that was sent last,
+// rather than the same again.
 func (c *serving) wantsMore(segment int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.order.segmentSpan(segment)
-	return len(c.wants) > 0 && s.first <= c.wants[0].first && c.wants[0].first < s.end()
+	return len(c.wants) > 0 && c.rest <= c.wants[0].first && c.wants[0].first < c.order.segmentSpan(segment).end()
 }
 
 // waitFor has the stream look again after a while, unless it will sooner.
