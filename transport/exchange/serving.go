@@ -431,11 +431,3 @@ func (c *serving) enter(rest bool) bool {
 	}
 	return !c.waits
 }
-
-// leavePlace gives back the place in the upload if nothing was sent.
-func (c *serving) leavePlace() {
-	if c.place != nil {
-		c.server.crowds.arrived(c.place, false)
-		c.place = nil
-	}
-}
