@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -133,9 +132,9 @@ func (c *serving) changes() <-chan struct{} {
 }
 
 // tell makes an answer of what is new, now and then.
-func (c *serving) tell() []byte {
-	if c.order == nil || time.Since(c.news) < newsEvery {
-		return nil
+func (c *serving) tell() ([]byte, error) {
+	if time.Since(c.news) < newsEvery {
+		return nil, nil
 	}
 	frame := c.have(nil)
 	w := c.swarm
@@ -148,11 +147,16 @@ func (c *serving) tell() []byte {
 	if len(frame) > 0 {
 		c.news = time.Now()
 	}
-	return frame
+	return frame, nil
 }
 
-// nodes makes an INDEX of the list that is being answered.
+// nodes makes an INDEX of the LIST that is being answered, or the next.
 func (c *serving) nodes() ([]byte, error) {
+	if !c.listing {
+		if c.list, c.listing = c.asked.list(); !c.listing {
+			return nil, nil
+		}
+	}
 	had := c.history.hadNodes(c.order)
 	if c.holdBack(had) {
 		return nil, nil
@@ -195,12 +199,19 @@ func (c *serving) nodes() ([]byte, error) {
 	if i >= end {
 		c.listing, c.listed = false, i >= total
 	}
+	c.turn = false
 	return frame, nil
 }
 
-// leaves makes a DATA, a MISS or a LATER of the first leaves of want; the rest goes back to
-// the front of the queue. It makes nothing if there is no room.
-func (c *serving) leaves(want span) ([]byte, error) {
+// leaves makes a DATA, a MISS or a LATER of the first leaves that are asked for. It makes
+// nothing if there is no room.
+func (c *serving) leaves() ([]byte, error) {
+	want := c.asked.leaves(&c.sentEager)
+	if want.n == 0 {
+		c.unclaim() // what was asked for was called off
+		return nil, nil
+	}
+	c.eager = 0
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
@@ -208,9 +219,9 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if c.holdBack(c.history.hadLeaves(c.order, want.first)) {
-		c.putBack(want)
 		return nil, nil
 	}
+	c.turn = true
 	number, part := c.order.segmentOf(want.first)
 	if c.order.based() {
 		last := min(number-number%segmentGroup+segmentGroup, len(c.order.cuts)) - 1
@@ -222,22 +233,23 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		c.unclaim()
 		if !c.claim(number) {
 			if wait := c.refuse(number); wait > 0 {
-				c.putBack(want)
 				c.waitFor(wait)
 				return nil, nil
 			}
-			c.putBack(want.from(part.end()))
-			return appendSpanFrame(nil, frameLater, c.alike(number, part)), nil
+			c.asked.took(part)
+			// What else is asked for of the segment is put off with it.
+			left := c.order.segmentSpan(number).from(part.end())
+			spans := append([]span{part}, c.asked.within(left, maxSpans-1)...)
+			return appendSpanFrame(nil, frameLater, spans), nil
 		}
 	}
-	if !c.enter(rest) {
-		c.putBack(want)
+	if !c.enter(rest, c.history.had(c.order.leaves.at(want.first))) {
 		return nil, nil
 	}
 	defer c.leavePlace() // unless something was sent
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
-		return c.data(want, part, part.n, b), nil
+		return c.data(part, b), nil
 	}
 	began := time.Now()
 	l := c.pace.level()
@@ -255,7 +267,7 @@ func (c *serving) leaves(want span) ([]byte, error) {
 		for missing.n < part.n && c.missing(missing.end()) {
 			missing.n++
 		}
-		c.putBack(want.from(missing.end()))
+		c.asked.took(missing)
 		return appendSpanFrame(nil, frameMiss, []span{missing}), nil
 	}
 	if r.hard {
@@ -270,21 +282,21 @@ func (c *serving) leaves(want span) ([]byte, error) {
 	if len(r.pieces) == part.n && l > levelStored {
 		c.server.frames.add(key, b)
 	}
-	return c.data(want, part, len(r.pieces), b), nil
+	part.n = len(r.pieces)
+	return c.data(part, b), nil
 }
 
-// data makes a DATA of the first n leaves of part, with which want begins; b has them. The
-// rest goes back to the front of the queue.
-func (c *serving) data(want, part span, n int, b body) []byte {
-	segment := noSegment
-	claimed, done := c.claimed, n == part.n
-	part.n = n
+// data makes a DATA of leaves that were asked for, which are in b.
+func (c *serving) data(part span, b body) []byte {
+	c.asked.took(part)
 	c.rest = part.end()
-	c.putBack(want.from(c.rest))
-	if done && !c.wantsMore(claimed) {
+	segment, claimed := noSegment, c.claimed
+	if !c.wantsMore(claimed) {
 		segment, c.claimed = claimed, noSegment
 	}
-	c.swarm.sending(claimed)
+	if !c.history.had(c.order.leaves.at(part.first)) {
+		c.swarm.sending(claimed) // or who asks for it again and again would put off the others
+	}
 	c.sending(segment, len(b.payload))
 	c.sent(part, len(b.payload))
 	return appendData(nil, part.first, b)
@@ -296,13 +308,6 @@ func (c *serving) missing(leaf int) bool {
 	return !ok || err != nil
 }
 
-// putBack puts spans back to the front of the queue.
-func (c *serving) putBack(spans ...span) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wants = append(slices.DeleteFunc(spans, func(s span) bool { return s.n == 0 }), c.wants...)
-}
-
 // choose makes a DATA of leaves that nobody asked for, as far as the peer allowed it and
 // has not asked yet: the index of a small site is followed at once by its leaves, which
 // saves a round trip. Of a site that others fetch too, it is what was not sent for longest.
@@ -310,7 +315,7 @@ func (c *serving) choose() ([]byte, error) {
 	if c.eager <= 0 || !c.listed || c.order.leaves.len() == 0 {
 		return nil, nil
 	}
-	if !c.enter(false) {
+	if !c.enter(false, false) {
 		return nil, nil
 	}
 	defer c.leavePlace()
@@ -355,24 +360,19 @@ func (c *serving) choose() ([]byte, error) {
 }
 
 // blocks answers GET.
-func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
-	if c.holdBack(c.history.hadBlock(cids[0])) {
-		c.mu.Lock()
-		c.gets = append(cids, c.gets...)
-		c.mu.Unlock()
+func (c *serving) blocks() ([]byte, error) {
+	cids := c.asked.cids()
+	if len(cids) == 0 || c.holdBack(c.history.hadBlock(cids[0])) {
 		return nil, nil
 	}
 	var pieces []piece
 	size := 0
-	for i, id := range cids {
+	for _, id := range cids {
 		p := piece{kind: kindMissing}
 		if b, err := c.server.store.Get(c.ctx, id); err == nil {
 			p = piece{kind: kindBlock, bytes: b.Data()}
 		}
 		if len(pieces) > 0 && size+len(p.bytes) > frameBytes {
-			c.mu.Lock()
-			c.gets = append(cids[i:len(cids):len(cids)], c.gets...)
-			c.mu.Unlock()
 			break
 		}
 		size += len(p.bytes)
@@ -385,6 +385,7 @@ func (c *serving) blocks(cids []cid.Cid) ([]byte, error) {
 		}
 		c.history.sentBlock(id)
 	}
+	c.asked.answered(len(pieces))
 	if err := c.book(3 * size); err != nil {
 		return nil, err
 	}

@@ -79,6 +79,13 @@ func (h *history) hadLeaves(o *order, first int) bool {
 	return h.dags[o.root].leaves > enough*o.leaves.len()+few || h.blocks[o.leaves.at(first)] >= enough
 }
 
+// had says whether it was sent c.
+func (h *history) had(c cid.Cid) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.blocks[c] > 0
+}
+
 // hadBlock says whether it has had enough of c.
 func (h *history) hadBlock(c cid.Cid) bool {
 	h.mu.Lock()

@@ -8,20 +8,13 @@ import (
 	"io"
 	"math"
 	"runtime/debug"
-	"sort"
 	"sync"
 	"time"
 
-	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 const (
-	// maxQueued is how many spans, and CIDs, a peer may have asked for and not been
-	// answered.
-	maxQueued = 4 * maxSpans
-	// maxOpens is how often a stream may open: once, and again when the base is known.
-	maxOpens = 4
 	// frameBytes is how many bytes of pieces go into an answer, and standBytes for how
 	// many bytes of blocks they stand, unless a single one is larger.
 	frameBytes = 1 << 20
@@ -47,15 +40,8 @@ type serving struct {
 	memory memory
 	ctx    context.Context // ends with the stream
 
-	wake chan struct{} // holds one value when requests came
-
-	mu     sync.Mutex // guards the fields below
-	opens  []open
-	opened int // OPEN that came
-	lists  []list
-	wants  []span
-	gets   []cid.Cid
-	got    int // DATA that arrived, as the peer says
+	wake  chan struct{} // holds one value when requests came
+	asked asked
 
 	// The fields below belong to the goroutine that makes answers.
 
@@ -65,7 +51,7 @@ type serving struct {
 	list      list // what is left of the one being answered
 	listing   bool
 	listed    bool    // the peer was sent all nodes
-	turn      bool    // a list is next, if there are both a list and wants
+	turn      bool    // nodes are next, if there are both a LIST and a WANT
 	told      leafSet // HAVE was sent of these
 	toldAll   bool
 	toldPeers int
@@ -145,7 +131,7 @@ func (c *serving) read() error {
 		case first:
 			err = violation("no HELLO")
 		default:
-			err = c.request(t, body)
+			err = c.asked.add(t, body)
 		}
 		if err != nil {
 			return err
@@ -155,76 +141,6 @@ func (c *serving) read() error {
 		default:
 		}
 	}
-}
-
-// request queues what was asked for.
-func (c *serving) request(t frameType, body []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch t {
-	case frameOpen:
-		o, err := parseOpen(body)
-		if c.opened++; err == nil && c.opened > maxOpens {
-			err = violation("too many OPEN")
-		}
-		c.opens = append(c.opens, o)
-		return err
-	case frameList:
-		l, err := parseList(body)
-		if err == nil && len(c.lists) == maxLists {
-			err = violation("too many LIST")
-		}
-		c.lists = append(c.lists, l)
-		return err
-	case frameWant:
-		spans, err := parseSpanFrame(body)
-		if err == nil && len(c.wants)+len(spans) > maxQueued {
-			err = violation("too many WANT")
-		}
-		c.wants = append(c.wants, spans...)
-		return err
-	case frameCancel:
-		spans, err := parseSpanFrame(body)
-		if err == nil {
-			c.wants, err = without(c.wants, spans)
-		}
-		return err
-	case frameGet:
-		cids, err := parseGet(body)
-		if err == nil && len(c.gets)+len(cids) > maxQueued {
-			err = violation("too many GET")
-		}
-		c.gets = append(c.gets, cids...)
-		return err
-	case frameGot:
-		n, err := parseGot(body)
-		c.got = max(c.got, n)
-		return err
-	}
-	return violation("unexpected frame of type %d", t)
-}
-
-// without returns what is left of spans, which are in any order, without those of gone,
-// which are ascending. It fails if that is too much: a few of each can make millions.
-func without(spans, gone []span) ([]span, error) {
-	var left []span
-	for _, s := range spans {
-		i := sort.Search(len(gone), func(i int) bool { return gone[i].end() > s.first })
-		for ; i < len(gone) && gone[i].first < s.end(); i++ {
-			cut := s.cut(gone[i])
-			if cut.first > s.first {
-				left = append(left, span{s.first, cut.first - s.first})
-			}
-			s = span{cut.end(), s.end() - cut.end()}
-		}
-		if s.n > 0 {
-			left = append(left, s)
-		}
-		if len(left) > maxQueued {
-			return nil, violation("too many WANT")
-		}
-	}
-	return left, nil
 }
 
 // write sends frames, the first of which is HELLO, until there are no more.
@@ -305,9 +221,11 @@ func (c *serving) answer(out chan<- []byte) error {
 				}
 			}
 		}
-		var again <-chan time.Time
+		var again, unasked <-chan time.Time
 		if c.pause > 0 {
 			again = time.After(c.pause)
+		} else if !c.waits {
+			unasked = idle.C
 		}
 		select {
 		case <-c.wake:
@@ -316,7 +234,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		case <-changed:
 		case <-c.member.turn:
 		case <-later:
-		case <-idle.C:
+		case <-unasked:
 			return errIdle
 		case <-c.ctx.Done():
 			return nil
@@ -336,97 +254,40 @@ func (c *serving) next() ([]byte, error) {
 }
 
 func (c *serving) frame() ([]byte, error) {
-	c.mu.Lock()
-	got := c.got
-	var (
-		opening *open
-		gets    []cid.Cid
-		want    span
-	)
-	switch {
-	case len(c.opens) > 0:
-		opening = &c.opens[0]
-		c.opens = c.opens[1:]
-	case len(c.gets) > 0:
-		n := min(len(c.gets), maxGets)
-		gets = c.gets[:n:n]
-		c.gets = c.gets[n:]
-	default:
-		if !c.listing && len(c.lists) > 0 {
-			c.list, c.listing = c.lists[0], true
-			c.lists = c.lists[1:]
-		}
-		if !(c.listing && c.turn) {
-			want = c.wanted()
-		}
-	}
-	idle := want.n == 0 && len(c.wants) == 0
-	c.mu.Unlock()
+	got := c.asked.arrived()
 	if got > c.sends {
 		return nil, violation("GOT of %d DATA, %d were sent", got, c.sends)
 	}
 	c.arrived(got, true)
-	if idle {
-		c.unclaim() // what it asked for was called off
-	}
-	switch {
-	case opening != nil:
+	if o, ok := c.asked.open(); ok {
 		c.server.crowds.quit(c.member) // it may take long
-		return c.open(*opening)
-	case (want.n > 0 || c.listing) && c.order == nil:
-		return nil, violation("nothing is open")
+		return c.open(o)
+	}
+	if c.order == nil {
+		if c.asked.early() {
+			return nil, violation("nothing is open")
+		}
+		return c.blocks()
 	}
 	// What has to wait makes nothing, and the next is tried.
-	if len(gets) > 0 {
-		if frame, err := c.blocks(gets); len(frame) > 0 || err != nil {
+	answers := []func() ([]byte, error){c.blocks, c.leaves, c.nodes, c.tell, c.choose}
+	if c.turn {
+		answers[1], answers[2] = c.nodes, c.leaves
+	}
+	for _, answer := range answers {
+		if frame, err := answer(); len(frame) > 0 || err != nil {
 			return frame, err
 		}
 	}
-	if want.n > 0 {
-		c.turn = true
-		if frame, err := c.leaves(want); len(frame) > 0 || err != nil {
-			return frame, err
-		}
-	}
-	if c.listing {
-		c.turn = false
-		if frame, err := c.nodes(); len(frame) > 0 || err != nil {
-			return frame, err
-		}
-	}
-	if news := c.tell(); len(news) > 0 {
-		return news, nil
-	}
-	return c.choose()
-}
-
-// wanted takes the leaves that are to be sent next off the queue, leaving out what was sent
-// before it was asked for. The caller holds mu.
-func (c *serving) wanted() span {
-	for len(c.wants) > 0 {
-		c.eager = 0
-		want := c.wants[0]
-		c.wants = c.wants[1:]
-		if c.sentEager.n > 0 {
-			left := c.sentEager.spans(nil, want, false)
-			c.sentEager.removeSpan(want)
-			if len(left) == 0 {
-				continue
-			}
-			c.wants = append(left[1:len(left):len(left)], c.wants...)
-			want = left[0]
-		}
-		return want
-	}
-	return span{}
+	return nil, nil
 }
 
 // enter takes a place in the upload for the next answer, if it needs one, and says whether it
 // may be made; otherwise the stream is in line for a place. rest says that it goes on with
-// the last.
-func (c *serving) enter(rest bool) bool {
+// the last, had that the peer had it.
+func (c *serving) enter(rest, had bool) bool {
 	if c.swarm.crowded(c.remote) {
-		c.place = c.server.crowds.enter(c.member, rest)
+		c.place = c.server.crowds.enter(c.member, rest, had)
 		c.waits = c.place == nil
 	}
 	return !c.waits

@@ -18,7 +18,7 @@ type upload struct {
 	onWay   int // bytes
 	answer  int // bytes of an answer, on average of late
 	members map[*member]struct{}
-	line    []*member // that wait for room, first come first
+	line    []*member // that wait for room, first come first, but some behind the others
 	// done are bytes that arrived since a time, when nothing had been on its way for long or
 	// they were last counted; full says that the window was full meanwhile.
 	done  int64
@@ -29,8 +29,10 @@ type upload struct {
 
 // member is a stream over which one of a crowd is answered.
 type member struct {
-	turn  chan struct{} // holds a value when there may be room, and nobody came before
-	waits bool          // in line
+	turn   chan struct{} // holds a value when there may be room, and nobody is before
+	waits  bool          // in line
+	behind bool          // those who are not
+	mute   bool          // an answer was not reported in time
 	// rtt is the shortest time that an answer took to be reported since rttAt, rttBefore that
 	// in the time before.
 	rtt, rttBefore time.Duration
@@ -46,9 +48,13 @@ type onItsWay struct {
 	after   func() // is called once it does not count any more
 }
 
-// After onWayTime, and twice as long as it takes at the rate at which answers arrive, one does
-// not keep others waiting, whatever became of it: who reads slowly takes room from nobody.
-const onWayTime = time.Second
+// After onWayTime, firstWayTime if the peer has reported none yet, and twice as long as it takes
+// at the rate at which answers arrive, one does not keep others waiting, whatever became of it:
+// who reads slowly takes room from nobody.
+const (
+	onWayTime    = time.Second
+	firstWayTime = 250 * time.Millisecond
+)
 
 // rttTime is how long the shortest time counts, and as long again: paths change, and peers lie.
 const rttTime = 10 * time.Second
@@ -83,24 +89,31 @@ func (u *upload) leave(m *member) {
 // enter takes a place for an answer, as long as the last ones were on average, for the
 // caller to use with sent or to give back with arrived. Without room it returns nil, and m
 // is in line for it until it enters or quits, unless rest says that the answer goes on with
-// one that nobody can pass on before.
-func (u *upload) enter(m *member, rest bool) *onItsWay {
+// one that nobody can pass on before. had says that the peer was sent it before: such wait
+// behind the others, as do those who are mute.
+func (u *upload) enter(m *member, rest, had bool) *onItsWay {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !rest {
 		room := u.room()
 		u.full = u.full || !room
-		if !room || len(u.line) > 0 && u.line[0] != m {
-			if !m.waits {
-				m.waits = true
-				u.line = append(u.line, m)
-			}
+		if u.wait(m, had || m.mute); !room || u.line[0] != m {
 			return nil
 		}
 	}
 	u.onWay += u.answer
 	u.leaveLine(m)
 	return &onItsWay{to: m, bytes: u.answer, counted: true}
+}
+
+// wait puts m in line, if it is not in its place there. The caller holds mu.
+func (u *upload) wait(m *member, behind bool) {
+	if m.waits && m.behind == behind {
+		return
+	}
+	u.line = append(slices.DeleteFunc(u.line, func(o *member) bool { return o == m }), m)
+	m.waits, m.behind = true, behind
+	slices.SortStableFunc(u.line, func(a, b *member) int { return compareBool(a.behind, b.behind) })
 }
 
 // room says whether another answer may be on its way. The caller holds mu.
@@ -155,12 +168,16 @@ func (u *upload) sent(m *member, a *onItsWay, n int, after func()) *onItsWay {
 	}
 	a.bytes, a.at, a.after = n, now, after
 	patience := onWayTime
+	if m.rtt == math.MaxInt64 && m.rttBefore == math.MaxInt64 {
+		patience = firstWayTime
+	}
 	if rate := u.window.rate(); rate > 0 {
 		patience = min(patience+time.Duration(2*float64(n)/rate*float64(time.Second)), maxProof)
 	}
 	time.AfterFunc(patience, func() {
 		u.mu.Lock()
 		defer u.mu.Unlock()
+		m.mute = m.mute || a.counted
 		u.release(a)
 	})
 	return a
@@ -174,6 +191,7 @@ func (u *upload) arrived(a *onItsWay, reported bool) {
 	if !reported {
 		return
 	}
+	a.to.mute = false
 	u.done += int64(a.bytes)
 	now := time.Now()
 	if m := a.to; now.Sub(m.rttAt) > rttTime {

@@ -1,8 +1,10 @@
 package exchange
 
 import (
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -15,7 +17,7 @@ func TestUpload(t *testing.T) {
 	m := u.join()
 	var placed []*onItsWay
 	for {
-		a := u.enter(m, false)
+		a := u.enter(m, false, false)
 		if a == nil {
 			break
 		}
@@ -24,15 +26,15 @@ func TestUpload(t *testing.T) {
 	if want := 2*firstWindow/100_000 + 1; len(placed) != want {
 		t.Errorf("%d answers of 100,000 bytes are on their way, want %d", len(placed), want)
 	}
-	if a := u.enter(m, true); a == nil {
+	if a := u.enter(m, true, false); a == nil {
 		t.Error("no place for the rest of an answer")
 	} else {
 		u.arrived(a, false)
 	}
-	u.enter(m, false)
+	u.enter(m, false, false)
 	u.arrived(placed[0], true)
 	<-m.turn
-	a := u.enter(m, false)
+	a := u.enter(m, false, false)
 	if a == nil {
 		t.Fatal("no room after one has arrived")
 	}
@@ -40,7 +42,7 @@ func TestUpload(t *testing.T) {
 	if a.bytes < firstWindow/2 || a.bytes > 100_000 {
 		t.Errorf("a place of %d bytes", a.bytes)
 	}
-	if u.enter(m, false) != nil {
+	if u.enter(m, false, false) != nil {
 		t.Fatal("a place takes no room")
 	}
 	u.sent(m, a, 10, nil)
@@ -60,7 +62,7 @@ func TestUploadLine(t *testing.T) {
 	u := newUpload()
 	sender := u.join()
 	var sent []*onItsWay
-	for a := u.enter(sender, false); a != nil; a = u.enter(sender, false) {
+	for a := u.enter(sender, false, false); a != nil; a = u.enter(sender, false, false) {
 		sent = append(sent, u.sent(sender, a, 200_000, nil))
 	}
 	u.quit(sender)
@@ -69,7 +71,7 @@ func TestUploadLine(t *testing.T) {
 		m := u.join()
 		line = append(line, m)
 		for range 2 { // whoever asks again keeps its place
-			if u.enter(m, false) != nil {
+			if u.enter(m, false, false) != nil {
 				t.Fatal("there is room")
 			}
 		}
@@ -88,7 +90,7 @@ func TestUploadLine(t *testing.T) {
 			t.Errorf("the first of the line has come; is it the turn of number %d? %v", i, i != 0)
 		}
 	}
-	if u.enter(line[1], false) != nil || u.enter(sender, false) != nil {
+	if u.enter(line[1], false, false) != nil || u.enter(sender, false, false) != nil {
 		t.Error("somebody goes before the first in line")
 	}
 	u.quit(line[0])
@@ -99,7 +101,7 @@ func TestUploadLine(t *testing.T) {
 	if !called(line[2]) {
 		t.Error("the second one has left, and the third is not called")
 	}
-	if u.enter(line[2], false) == nil {
+	if u.enter(line[2], false, false) == nil {
 		t.Error("no place for the one whose turn it is")
 	}
 	for _, a := range sent[1:] {
@@ -108,9 +110,52 @@ func TestUploadLine(t *testing.T) {
 	if !called(line[3]) {
 		t.Error("there is room again, and the last one is not called")
 	}
-	if u.enter(line[3], false) == nil || len(u.line) != 1 || u.line[0] != sender {
+	if u.enter(line[3], false, false) == nil || len(u.line) != 1 || u.line[0] != sender {
 		t.Errorf("%d are still in line", len(u.line))
 	}
+}
+
+// TestUploadBehind has members wait for what they had before, or without a report: the others
+// are before them, though they come later.
+func TestUploadBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpload()
+		mute, had, other := u.join(), u.join(), u.join()
+		a := u.sent(mute, u.enter(mute, false, false), 2*firstWindow, nil)
+		line := func(want ...*member) {
+			t.Helper()
+			if !slices.Equal(u.line, want) {
+				t.Errorf("%d in line, which is another", len(u.line))
+			}
+		}
+		u.enter(had, false, true)
+		u.enter(mute, false, false)
+		u.enter(other, false, false)
+		line(mute, other, had)
+		time.Sleep(firstWayTime)
+		synctest.Wait()
+		b := u.sent(other, u.enter(other, false, false), 2*firstWindow, nil)
+		if b == nil {
+			t.Fatal("no room, though nobody waits for the report any more")
+		}
+		for range 2 {
+			u.enter(other, false, true)
+			u.enter(mute, false, false)
+		}
+		line(had, other, mute)
+		u.enter(other, false, false)
+		line(other, had, mute)
+		u.arrived(a, true)
+		u.enter(mute, false, false)
+		line(other, mute, had)
+		// What has been reported in time leaves nothing behind.
+		u.arrived(b, true)
+		time.Sleep(2 * maxProof)
+		synctest.Wait()
+		u.quit(other)
+		u.enter(other, false, false)
+		line(mute, other, had)
+	})
 }
 
 // TestUploadRate reports answers that come in bursts.
@@ -179,13 +224,13 @@ func TestUploadOneByOne(t *testing.T) {
 	u := newUpload()
 	m := u.join()
 	for range 30 { // until it is known how long they are
-		u.arrived(u.sent(m, u.enter(m, false), 1<<20, nil), true)
+		u.arrived(u.sent(m, u.enter(m, false, false), 1<<20, nil), true)
 	}
-	first, second := u.enter(m, false), u.enter(m, false)
+	first, second := u.enter(m, false, false), u.enter(m, false, false)
 	if first == nil || second == nil {
 		t.Fatal("one answer at a time")
 	}
-	if u.enter(m, false) != nil {
+	if u.enter(m, false, false) != nil {
 		t.Error("three at a time")
 	}
 	u.since = u.since.Add(-2 * time.Second)

@@ -20,29 +20,11 @@ func (c *serving) sent(s span, bytes int) {
 	c.history.sentLeaves(c.order, s)
 }
 
-// alike takes what else is asked for of a segment, of which part is the first, off the queue,
-// and returns all of it.
-func (c *serving) alike(segment int, part span) []span {
-	spans := []span{part}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.wants) > 0 && len(spans) < maxSpans {
-		next := c.wants[0]
-		if next.first < spans[len(spans)-1].end() || next.end() > c.order.segmentSpan(segment).end() {
-			break
-		}
-		spans = append(spans, next)
-		c.wants = c.wants[1:]
-	}
-	return spans
-}
-
 // wantsMore says whether the next that is asked for is more of the segment that was sent last,
 // rather than the same again.
 func (c *serving) wantsMore(segment int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.wants) > 0 && c.rest <= c.wants[0].first && c.wants[0].first < c.order.segmentSpan(segment).end()
+	next := c.asked.leaves(&c.sentEager)
+	return next.n > 0 && c.rest <= next.first && next.first < c.order.segmentSpan(segment).end()
 }
 
 // waitFor has the stream look again after a while, unless it will sooner.
@@ -117,7 +99,7 @@ func (c *serving) unclaim() {
 
 // maxRefusal is after how long a peer gets what it asks for though others could have had it
 // meanwhile.
-const maxRefusal = 10 * time.Second
+const maxRefusal = 3 * passTime / 2
 
 // send is an answer with leaves.
 type send struct {
@@ -129,8 +111,8 @@ type send struct {
 // are sent in so many bytes, for as long as they are on their way.
 func (c *serving) sending(segment, bytes int) {
 	c.sends++
-	if !c.swarm.crowded(c.remote) || len(c.unproven) > 0 && time.Since(c.unproven[0].at) > onWayTime {
-		bytes = 0 // and whoever reports nothing does not keep others waiting each time
+	if !c.swarm.crowded(c.remote) {
+		bytes = 0
 	}
 	arrived := func() {
 		if segment != noSegment {

@@ -1,0 +1,199 @@
+package exchange
+
+import (
+	"sort"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+)
+
+// maxQueued is how many spans, and CIDs, a peer may have asked for and not been answered.
+const maxQueued = 4 * maxSpans
+
+// maxOpens is how often a stream may open: once, and again when the base is known.
+const maxOpens = 4
+
+// asked is what a peer asked for over a stream and was not answered. What is being answered
+// stays until it was, so that it can be called off. Its methods may be called from two
+// goroutines: one adds, one takes.
+type asked struct {
+	mu     sync.Mutex
+	opens  []open
+	opened int // OPEN that came
+	lists  []list
+	wants  []span
+	gets   []cid.Cid
+	got    int // DATA that arrived, as the peer says
+}
+
+// add queues what a frame asks for.
+func (a *asked) add(t frameType, body []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch t {
+	case frameOpen:
+		o, err := parseOpen(body)
+		if a.opened++; err == nil && a.opened > maxOpens {
+			err = violation("too many OPEN")
+		}
+		a.opens = append(a.opens, o)
+		return err
+	case frameList:
+		l, err := parseList(body)
+		if err == nil && len(a.lists) == maxLists {
+			err = violation("too many LIST")
+		}
+		a.lists = append(a.lists, l)
+		return err
+	case frameWant:
+		spans, err := parseSpanFrame(body)
+		if err == nil && len(a.wants)+len(spans) > maxQueued {
+			err = violation("too many WANT")
+		}
+		a.wants = append(a.wants, spans...)
+		return err
+	case frameCancel:
+		spans, err := parseSpanFrame(body)
+		if err == nil {
+			a.wants, err = without(a.wants, spans)
+		}
+		return err
+	case frameGet:
+		cids, err := parseGet(body)
+		if err == nil && len(a.gets)+len(cids) > maxQueued {
+			err = violation("too many GET")
+		}
+		a.gets = append(a.gets, cids...)
+		return err
+	case frameGot:
+		n, err := parseGot(body)
+		a.got = max(a.got, n)
+		return err
+	}
+	return violation("unexpected frame of type %d", t)
+}
+
+// without returns what is left of spans, which are in any order, without those of gone,
+// which are ascending. It fails if that is too much: a few of each can make millions.
+func without(spans, gone []span) ([]span, error) {
+	var left []span
+	for _, s := range spans {
+		i := sort.Search(len(gone), func(i int) bool { return gone[i].end() > s.first })
+		for ; i < len(gone) && gone[i].first < s.end(); i++ {
+			cut := s.cut(gone[i])
+			if cut.first > s.first {
+				left = append(left, span{s.first, cut.first - s.first})
+			}
+			s = span{cut.end(), s.end() - cut.end()}
+		}
+		if s.n > 0 {
+			left = append(left, s)
+		}
+		if len(left) > maxQueued {
+			return nil, violation("too many WANT")
+		}
+	}
+	return left, nil
+}
+
+// arrived returns how many DATA the peer says have.
+func (a *asked) arrived() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.got
+}
+
+// open takes the next OPEN.
+func (a *asked) open() (o open, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.opens) == 0 {
+		return o, false
+	}
+	o, a.opens = a.opens[0], a.opens[1:]
+	return o, true
+}
+
+// early says whether a LIST or WANT is next, and no OPEN.
+func (a *asked) early() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.opens) == 0 && (len(a.lists) > 0 || len(a.wants) > 0)
+}
+
+// list takes the next LIST.
+func (a *asked) list() (l list, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.lists) == 0 {
+		return l, false
+	}
+	l, a.lists = a.lists[0], a.lists[1:]
+	return l, true
+}
+
+// cids returns those of blocks that are next, as many as a GET may have.
+func (a *asked) cids() []cid.Cid {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := min(len(a.gets), maxGets)
+	return a.gets[:n:n]
+}
+
+// answered takes the next n CIDs.
+func (a *asked) answered(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gets = a.gets[n:]
+}
+
+// leaves returns those that are next, none if there are none. What of them is in sent is
+// left out, and not again.
+func (a *asked) leaves(sent *leafSet) span {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.wants) > 0 {
+		want := a.wants[0]
+		if sent.n == 0 {
+			return want
+		}
+		left := sent.spans(nil, want, false)
+		if len(left) == 1 && left[0] == want {
+			return want
+		}
+		sent.removeSpan(want)
+		a.wants = append(left, a.wants[1:]...)
+		if len(left) > 0 {
+			return left[0]
+		}
+	}
+	return span{}
+}
+
+// took takes leaves with which those that are next begin, unless they were called off meanwhile.
+func (a *asked) took(s span) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.wants) == 0 || a.wants[0].first != s.first {
+		return
+	}
+	if a.wants[0] = a.wants[0].from(min(s.end(), a.wants[0].end())); a.wants[0].n == 0 {
+		a.wants = a.wants[1:]
+	}
+}
+
+// within takes the leaves that are next, as far as they are in s and ascend: up to n runs.
+func (a *asked) within(s span, n int) (spans []span) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.wants) > 0 && len(spans) < n {
+		next := a.wants[0]
+		if next.first < s.first || next.end() > s.end() {
+			break
+		}
+		spans = append(spans, next)
+		s = s.from(next.end())
+		a.wants = a.wants[1:]
+	}
+	return spans
+}
