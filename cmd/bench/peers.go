@@ -12,8 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // rsync copies the site, or its next version onto a copy of it, from an rsync daemon
@@ -45,7 +43,6 @@ func rsync(ctx context.Context, w *world, _ results) (measure, error) {
 	if err := seed.awaitListener(ctx, daemon, address); err != nil {
 		return measure{}, err
 	}
-	unix.Sync()
 	meter, err := w.meter()
 	if err != nil {
 		return measure{}, err
@@ -104,7 +101,6 @@ func libtorrent(ctx context.Context, w *world, _ results) (measure, error) {
 	if err != nil {
 		return measure{}, err
 	}
-	unix.Sync()
 	meter, err := w.meter()
 	if err != nil {
 		return measure{}, err

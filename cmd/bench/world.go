@@ -15,8 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"pollux/node/api"
 )
 
@@ -201,15 +199,14 @@ func (w *world) startAll(ctx context.Context) error {
 	return w.settle(ctx)
 }
 
-// settle waits until the network and the disk are quiet: everyone but the first seed,
-// which is the DHT and has nobody to tell, is connected and has announced what it has.
+// settle waits until the network is quiet: everyone but the first seed, which is the DHT
+// and has nobody to tell, is connected and has announced what it has.
 func (w *world) settle(ctx context.Context) error {
 	for _, m := range w.machines()[1:] {
 		if err := m.settle(ctx); err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
-	unix.Sync() // so that no run pays for what another wrote
 	return nil
 }
 
