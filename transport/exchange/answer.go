@@ -275,10 +275,9 @@ func (c *serving) leaves() ([]byte, error) {
 	}
 	b := c.server.encoder.body(r.pieces, l)
 	if !r.hard {
-		took := time.Since(began)
-		c.server.encoder.made(l, r.stands, took)
-		c.pace.made(c.server.encoder, r.stands, took)
+		c.server.encoder.made(l, r.stands, time.Since(began))
 	}
+	c.pace.made(c.server.encoder, r.stands)
 	if len(r.pieces) == part.n && l > levelStored {
 		c.server.frames.add(key, b)
 	}

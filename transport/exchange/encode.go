@@ -80,48 +80,62 @@ func (e *encoder) made(l level, n int, d time.Duration) {
 // makes them has no pause, they are what keeps the line waiting. The zero value is dense
 // at first. It is for one goroutine.
 type pace struct {
-	lower level     // levels below levelDense
-	last  time.Time // when the last answer was made
+	lower  level         // levels below levelDense
+	steady bool          // it was kept, or raised
+	last   time.Time     // when the last answer was made
+	waited time.Duration // since then
 	// Sums of late: older ones count less.
-	bytes float64       // of answers, before packing
-	busy  time.Duration // that making them took
-	total time.Duration
+	bytes float64 // of answers, before packing
+	busy  float64 // seconds without waiting
+	total float64 // seconds
 }
 
 const (
 	// From tooBusy on, as a part of the time, answers are made less dense, and up to
 	// idle, as far as can be told, denser.
-	tooBusy = 0.9
+	tooBusy = 0.95
 	idle    = 0.5
-	// lately is over how much time the sums reach, and a level is kept for half of it.
-	lately = 300 * time.Millisecond
+	// lately is over how many seconds the sums reach. A level is kept until they reach over
+	// settled, or soon if it keeps the line waiting from the start.
+	lately  = 0.3
+	settled = 0.15
+	soon    = 0.04
 )
 
 func (p *pace) level() level { return levelDense - p.lower }
 
-// made takes in that an answer of n bytes, before packing, took d to make.
-func (p *pace) made(e *encoder, n int, d time.Duration) {
+// wait takes in that nothing was asked for, or accepted, for d.
+func (p *pace) wait(d time.Duration) { p.waited += d }
+
+// made takes in that an answer of n bytes, before packing, was made.
+func (p *pace) made(e *encoder, n int) {
 	now := time.Now()
-	since := d
-	if !p.last.IsZero() {
-		since = max(since, now.Sub(p.last))
+	if p.last.IsZero() || !now.After(p.last) {
+		p.last, p.waited = now, 0
+		return
 	}
-	p.last = now
-	keep := math.Exp(-since.Seconds() / lately.Seconds())
+	since := now.Sub(p.last).Seconds()
+	keep := math.Exp(-since / lately)
 	p.bytes = p.bytes*keep + float64(n)
-	p.busy = time.Duration(float64(p.busy)*keep) + d
-	p.total = time.Duration(float64(p.total)*keep) + since
-	if p.total < lately/2 {
+	p.busy = p.busy*keep + lately*(1-keep)*(1-p.waited.Seconds()/since)
+	p.total = p.total*keep + lately*(1-keep)
+	p.last, p.waited = now, 0
+	early := p.total < settled
+	if early && (p.steady || p.total < soon) {
 		return // too early to tell
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch l := p.level(); {
-	case p.busy.Seconds() > tooBusy*p.total.Seconds() && l > levelStored:
+	case p.busy > tooBusy*p.total && l > levelStored:
 		p.lower++
-	case l < levelDense && p.bytes/p.total.Seconds() < idle*e.speed[l+1]:
+	case early:
+		return
+	case l < levelDense && p.bytes/p.total < idle*e.speed[l+1]:
 		p.lower--
+		p.steady = true
 	default:
+		p.steady = true
 		return
 	}
 	p.bytes, p.busy, p.total = 0, 0, 0 // of this level nothing is known

@@ -20,8 +20,15 @@ func TestPace(t *testing.T) {
 		}
 		step := func(n int, took, pause time.Duration) {
 			time.Sleep(took)
-			p.made(e, n, took)
+			p.made(e, n)
 			time.Sleep(pause)
+			p.wait(pause)
+		}
+		for range 5 {
+			step(1<<20, 17*time.Millisecond, 0)
+		}
+		if p.level() == levelDense {
+			t.Error("keeps the line waiting at first, and is as dense as ever")
 		}
 		for range 100 {
 			step(1<<20, []time.Duration{time.Millisecond, 7 * time.Millisecond, 17 * time.Millisecond}[p.level()], 0)
@@ -34,6 +41,12 @@ func TestPace(t *testing.T) {
 		}
 		if p.level() != levelDense {
 			t.Errorf("level %d though there is time", p.level())
+		}
+		for range 5 { // this may pass
+			step(1<<20, 17*time.Millisecond, 0)
+		}
+		if p.level() != levelDense {
+			t.Errorf("level %d as soon as there is no time for once", p.level())
 		}
 		// In between it stays: not so busy, and no time for more.
 		p = pace{lower: 1}

@@ -195,11 +195,13 @@ func (c *serving) answer(out chan<- []byte) error {
 			case out <- frame:
 			default:
 				c.server.crowds.quit(c.member) // or all who wait would wait for this peer to read
+				began := time.Now()
 				select {
 				case out <- frame:
 				case <-c.ctx.Done():
 					return nil
 				}
+				c.pace.wait(time.Since(began))
 			}
 			if err != nil {
 				close(out)
@@ -227,6 +229,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		} else if !c.waits {
 			unasked = idle.C
 		}
+		began := time.Now()
 		select {
 		case <-c.wake:
 			idle.Reset(serveIdle)
@@ -239,6 +242,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		case <-c.ctx.Done():
 			return nil
 		}
+		c.pace.wait(time.Since(began))
 	}
 }
 
