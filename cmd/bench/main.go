@@ -12,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -35,7 +36,7 @@ func command(ctx context.Context) (code int) {
 	sites := flag.String("sites", "", "`directory` of sites: jdk-1, jdk-2, python-1, ...")
 	list := flag.Bool("list", false, "describe the scenarios, and run none")
 	asJSON := flag.Bool("json", false, "print one JSON object a line for each scenario")
-	runs := flag.Int("runs", 1, "do each run `N` times, and show the one of median time")
+	runs := flag.Int("runs", 1, "do each run `N` times (on loopback at least 3), and show the one of median time")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: bench [flags] [SCENARIO...]\n")
 		flag.PrintDefaults()
@@ -153,28 +154,31 @@ func (b *bench) scenario(ctx context.Context, s *scenario) report {
 		r.fail("", err)
 		return r
 	}
-	for i := range s.runs {
-		run := &s.runs[i]
-		var got []measure
-		for n := range b.runs {
-			b.log("%s: %s (%d of %d)", s.name, run.label, n+1, b.runs)
-			m, err := b.measure(ctx, s, run, sites, r.Runs)
-			if err != nil {
-				// The other repeats must not hide it.
-				r.fail(run.label, err)
-				got = nil
-				break
+	// In rounds, so that what changes on the machine meanwhile changes for all runs.
+	got, failed := make(map[string][]measure), make(map[string]bool)
+	rounds := max(b.runs, s.rounds)
+	for n := range rounds {
+		round := results{}
+		for i := range s.runs {
+			run := &s.runs[i]
+			if failed[run.label] {
+				continue // the other rounds must not hide it
 			}
-			got = append(got, m)
+			b.log("%s: %s (%d of %d)", s.name, run.label, n+1, rounds)
+			m, err := b.measure(ctx, s, run, sites, round)
+			if err != nil {
+				r.fail(run.label, err)
+				failed[run.label] = true
+				continue
+			}
+			round[run.label] = m
+			got[run.label] = append(got[run.label], m)
 		}
-		if len(got) > 0 {
-			slices.SortFunc(got, func(x, y measure) int {
-				if x.Seconds < y.Seconds {
-					return -1
-				}
-				return 1
-			})
-			r.Runs[run.label] = got[len(got)/2]
+	}
+	for label, all := range got {
+		if !failed[label] {
+			slices.SortFunc(all, func(x, y measure) int { return cmp.Compare(x.Seconds, y.Seconds) })
+			r.Runs[label] = all[len(all)/2]
 		}
 	}
 	r.judge()
