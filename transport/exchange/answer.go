@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -206,12 +207,14 @@ func (c *serving) nodes() ([]byte, error) {
 // leaves makes a DATA, a MISS or a LATER of the first leaves that are asked for. It makes
 // nothing if there is no room.
 func (c *serving) leaves() ([]byte, error) {
+	if c.asked.wanted() {
+		c.eager = 0
+	}
 	want := c.asked.leaves(&c.sentEager)
 	if want.n == 0 {
 		c.unclaim() // what was asked for was called off
 		return nil, nil
 	}
-	c.eager = 0
 	if want.end() > c.order.leaves.len() {
 		return nil, violation("leaf %d of %d", want.end()-1, c.order.leaves.len())
 	}
@@ -219,9 +222,9 @@ func (c *serving) leaves() ([]byte, error) {
 		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if c.holdBack(c.history.hadLeaves(c.order, want.first)) {
+		c.unclaim()
 		return nil, nil
 	}
-	c.turn = true
 	number, part := c.order.segmentOf(want.first)
 	if c.order.based() {
 		last := min(number-number%segmentGroup+segmentGroup, len(c.order.cuts)) - 1
@@ -236,6 +239,7 @@ func (c *serving) leaves() ([]byte, error) {
 				c.waitFor(wait)
 				return nil, nil
 			}
+			c.turn = true
 			c.asked.took(part)
 			// What else is asked for of the segment is put off with it.
 			left := c.order.segmentSpan(number).from(part.end())
@@ -244,12 +248,16 @@ func (c *serving) leaves() ([]byte, error) {
 		}
 	}
 	if !c.enter(rest, c.history.had(c.order.leaves.at(want.first))) {
+		if c.rest == noSegment && c.server.crowds.isBehind(c.member) {
+			c.unclaim() // who waits behind others does not put them off
+		}
 		return nil, nil
 	}
 	defer c.leavePlace() // unless something was sent
+	c.turn = true
 	key := frameKey{c.order.root, c.order.base, part}
 	if b, ok := c.server.frames.get(key); ok {
-		return c.data(part, b), nil
+		return c.data(part, b, true), nil
 	}
 	began := time.Now()
 	l := c.pace.level()
@@ -281,16 +289,19 @@ func (c *serving) leaves() ([]byte, error) {
 	if len(r.pieces) == part.n && l > levelStored {
 		c.server.frames.add(key, b)
 	}
+	done := len(r.pieces) == part.n
 	part.n = len(r.pieces)
-	return c.data(part, b), nil
+	return c.data(part, b, done), nil
 }
 
-// data makes a DATA of leaves that were asked for, which are in b.
-func (c *serving) data(part span, b body) []byte {
+// data makes a DATA of leaves that were asked for, which are in b; done says that they are
+// all that can go together.
+func (c *serving) data(part span, b body, done bool) []byte {
 	c.asked.took(part)
+	delete(c.refused, c.claimed)
 	c.rest = part.end()
 	segment, claimed := noSegment, c.claimed
-	if !c.wantsMore(claimed) {
+	if done && !c.wantsMore(claimed) {
 		segment, c.claimed = claimed, noSegment
 	}
 	if !c.history.had(c.order.leaves.at(part.first)) {
@@ -361,7 +372,7 @@ func (c *serving) choose() ([]byte, error) {
 // blocks answers GET.
 func (c *serving) blocks() ([]byte, error) {
 	cids := c.asked.cids()
-	if len(cids) == 0 || c.holdBack(c.history.hadBlock(cids[0])) {
+	if len(cids) == 0 || c.holdBack(slices.ContainsFunc(cids, c.history.hadBlock)) {
 		return nil, nil
 	}
 	var pieces []piece

@@ -147,6 +147,13 @@ func (a *asked) answered(n int) {
 	a.gets = a.gets[n:]
 }
 
+// wanted says whether leaves are asked for.
+func (a *asked) wanted() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.wants) > 0
+}
+
 // leaves returns those that are next, none if there are none. What of them is in sent is
 // left out, and not again.
 func (a *asked) leaves(sent *leafSet) span {
@@ -157,15 +164,17 @@ func (a *asked) leaves(sent *leafSet) span {
 		if sent.n == 0 {
 			return want
 		}
-		left := sent.spans(nil, want, false)
-		if len(left) == 1 && left[0] == want {
+		part := want
+		part.n = min(part.n, maxPieces) // no more are answered at a time
+		left := sent.spans(nil, part, false)
+		if len(left) == 1 && left[0] == part {
 			return want
 		}
-		sent.removeSpan(want)
-		a.wants = append(left, a.wants[1:]...)
-		if len(left) > 0 {
-			return left[0]
+		sent.removeSpan(part)
+		if rest := want.from(part.end()); rest.n > 0 {
+			left = append(left, rest)
 		}
+		a.wants = append(left, a.wants[1:]...)
 	}
 	return span{}
 }
@@ -174,11 +183,11 @@ func (a *asked) leaves(sent *leafSet) span {
 func (a *asked) took(s span) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.wants) == 0 || a.wants[0].first != s.first {
-		return
-	}
-	if a.wants[0] = a.wants[0].from(min(s.end(), a.wants[0].end())); a.wants[0].n == 0 {
-		a.wants = a.wants[1:]
+	for len(a.wants) > 0 && s.first <= a.wants[0].first && a.wants[0].first < s.end() {
+		s = s.from(min(s.end(), a.wants[0].end()))
+		if a.wants[0] = a.wants[0].from(s.first); a.wants[0].n == 0 {
+			a.wants = a.wants[1:]
+		}
 	}
 }
 

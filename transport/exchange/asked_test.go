@@ -33,18 +33,25 @@ func TestAsked(t *testing.T) {
 	next(span{14, 6})
 	add(frameCancel, span{10, 8})
 	next(span{18, 2})
-	a.took(span{14, 6}) // was being answered then
-	next(span{18, 2})
-	a.took(span{18, 2})
+	a.took(span{14, 6}) // all was being answered then
 	next(span{30, 5})
 	add(frameCancel, span{30, 1})
 	a.took(span{30, 1})
 	next(span{31, 4})
 	a.took(span{31, 4})
-	next(span{18, 2})
+	next(span{18, 2}) // it was asked for twice
 	a.took(span{18, 2})
 	next(span{})
 	a.took(span{18, 2}) // all was called off
+	add(frameWant, span{0, 100})
+	add(frameWant, span{0, 100})
+	add(frameCancel, span{20, 10})
+	a.took(span{0, 90})
+	next(span{90, 10})
+	a.took(span{90, 10})
+	next(span{0, 20})
+	a.took(span{0, 100})
+	next(span{})
 
 	// What was sent unasked is not sent again, when it is asked for the first time.
 	sent.addSpan(span{5, 5})

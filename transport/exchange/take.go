@@ -84,6 +84,7 @@ func (s *session) take(t frameType, body []byte) error {
 		s.fetch.mu.Lock()
 		s.others = others
 		s.fetch.crowd = s.fetch.crowd || others > 0
+		s.fetch.changed.Broadcast() // they may wait for a GOT
 		s.fetch.mu.Unlock()
 		for _, p := range peers {
 			select {

@@ -18,7 +18,7 @@ type upload struct {
 	onWay   int // bytes
 	answer  int // bytes of an answer, on average of late
 	members map[*member]struct{}
-	line    []*member // that wait for room, first come first, but some behind the others
+	line    []*member // that wait for room, as they came
 	// done are bytes that arrived since a time, when nothing had been on its way for long or
 	// they were last counted; full says that the window was full meanwhile.
 	done  int64
@@ -29,10 +29,12 @@ type upload struct {
 
 // member is a stream over which one of a crowd is answered.
 type member struct {
-	turn   chan struct{} // holds a value when there may be room, and nobody is before
-	waits  bool          // in line
-	behind bool          // those who are not
-	mute   bool          // an answer was not reported in time
+	turn    chan struct{} // holds a value when there may be room, and nobody is before
+	waits   bool          // in line
+	came    time.Time     // to the line
+	behind  bool          // those who are not
+	mute    bool          // an answer was not reported in time
+	reports bool          // one was, in time or not
 	// rtt is the shortest time that an answer took to be reported since rttAt, rttBefore that
 	// in the time before.
 	rtt, rttBefore time.Duration
@@ -97,7 +99,13 @@ func (u *upload) enter(m *member, rest, had bool) *onItsWay {
 	if !rest {
 		room := u.room()
 		u.full = u.full || !room
-		if u.wait(m, had || m.mute); !room || u.line[0] != m {
+		if !m.waits {
+			m.waits, m.came = true, time.Now()
+			u.line = append(u.line, m)
+		}
+		m.behind = had || m.mute
+		if !room || u.next() != m {
+			u.call() // it may have been the turn of m until now
 			return nil
 		}
 	}
@@ -106,14 +114,23 @@ func (u *upload) enter(m *member, rest, had bool) *onItsWay {
 	return &onItsWay{to: m, bytes: u.answer, counted: true}
 }
 
-// wait puts m in line, if it is not in its place there. The caller holds mu.
-func (u *upload) wait(m *member, behind bool) {
-	if m.waits && m.behind == behind {
-		return
+// next returns whose turn it is of those in line: the first that is not behind, or has waited
+// long. The caller holds mu.
+func (u *upload) next() *member {
+	now := time.Now()
+	for _, m := range u.line {
+		if !m.behind || now.Sub(m.came) > maxRefusal {
+			return m
+		}
 	}
-	u.line = append(slices.DeleteFunc(u.line, func(o *member) bool { return o == m }), m)
-	m.waits, m.behind = true, behind
-	slices.SortStableFunc(u.line, func(a, b *member) int { return compareBool(a.behind, b.behind) })
+	return u.line[0]
+}
+
+// isBehind says whether m waits behind the others.
+func (u *upload) isBehind(m *member) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return m.waits && m.behind
 }
 
 // room says whether another answer may be on its way. The caller holds mu.
@@ -139,11 +156,11 @@ func (u *upload) leaveLine(m *member) {
 	u.call()
 }
 
-// call tells the first in line if there is room. The caller holds mu.
+// call tells the next in line if there is room. The caller holds mu.
 func (u *upload) call() {
 	if len(u.line) > 0 && u.room() {
 		select {
-		case u.line[0].turn <- struct{}{}:
+		case u.next().turn <- struct{}{}:
 		default:
 		}
 	}
@@ -168,7 +185,7 @@ func (u *upload) sent(m *member, a *onItsWay, n int, after func()) *onItsWay {
 	}
 	a.bytes, a.at, a.after = n, now, after
 	patience := onWayTime
-	if m.rtt == math.MaxInt64 && m.rttBefore == math.MaxInt64 {
+	if !m.reports {
 		patience = firstWayTime
 	}
 	if rate := u.window.rate(); rate > 0 {
@@ -191,7 +208,7 @@ func (u *upload) arrived(a *onItsWay, reported bool) {
 	if !reported {
 		return
 	}
-	a.to.mute = false
+	a.to.mute, a.to.reports = false, true
 	u.done += int64(a.bytes)
 	now := time.Now()
 	if m := a.to; now.Sub(m.rttAt) > rttTime {

@@ -115,46 +115,60 @@ func TestUploadLine(t *testing.T) {
 	}
 }
 
-// TestUploadBehind has members wait for what they had before, or without a report: the others
-// are before them, though they come later.
+// TestUploadBehind has members wait for what they had before, or without a report: it is the
+// turn of the others before, but not for ever.
 func TestUploadBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpload()
 		mute, had, other := u.join(), u.join(), u.join()
 		a := u.sent(mute, u.enter(mute, false, false), 2*firstWindow, nil)
-		line := func(want ...*member) {
+		turns := func(want ...*member) {
 			t.Helper()
-			if !slices.Equal(u.line, want) {
-				t.Errorf("%d in line, which is another", len(u.line))
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			line := slices.Clone(u.line)
+			for i, m := range want {
+				if next := u.next(); next != m {
+					t.Errorf("it is the turn of another before it is that of number %d", i)
+				}
+				u.line = slices.DeleteFunc(u.line, func(o *member) bool { return o == m })
+			}
+			if u.line = line; len(line) != len(want) {
+				t.Errorf("%d in line, want %d", len(line), len(want))
 			}
 		}
 		u.enter(had, false, true)
 		u.enter(mute, false, false)
 		u.enter(other, false, false)
-		line(mute, other, had)
+		turns(mute, other, had)
 		time.Sleep(firstWayTime)
 		synctest.Wait()
+		// Whoever was called, and is behind by now, calls the next.
+		<-mute.turn
+		if u.enter(mute, false, false) != nil {
+			t.Fatal("who is behind was the first")
+		}
+		<-other.turn
+		turns(other, had, mute)
 		b := u.sent(other, u.enter(other, false, false), 2*firstWindow, nil)
-		if b == nil {
-			t.Fatal("no room, though nobody waits for the report any more")
-		}
-		for range 2 {
-			u.enter(other, false, true)
-			u.enter(mute, false, false)
-		}
-		line(had, other, mute)
+		u.enter(other, false, true)
+		turns(had, mute, other)
 		u.enter(other, false, false)
-		line(other, had, mute)
+		turns(other, had, mute)
 		u.arrived(a, true)
 		u.enter(mute, false, false)
-		line(other, mute, had)
-		// What has been reported in time leaves nothing behind.
+		turns(mute, other, had)
+		// What is reported in time leaves nothing behind, short answers too.
 		u.arrived(b, true)
-		time.Sleep(2 * maxProof)
+		c := u.sent(other, nil, 1000, nil)
+		time.Sleep(2 * firstWayTime)
 		synctest.Wait()
-		u.quit(other)
+		u.arrived(c, true)
+		time.Sleep(maxRefusal - 3*firstWayTime)
 		u.enter(other, false, false)
-		line(mute, other, had)
+		turns(mute, other, had)
+		time.Sleep(firstWayTime + 1)
+		turns(had, mute, other)
 	})
 }
 

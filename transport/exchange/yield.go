@@ -65,8 +65,7 @@ func (c *serving) claim(segment int) bool {
 	if !c.swarm.claim(segment, c.order, c.remote, insists) {
 		return false
 	}
-	c.claimed = segment
-	delete(c.refused, segment)
+	c.claimed, c.rest = segment, noSegment
 	return true
 }
 
