@@ -81,6 +81,13 @@ func beside(s scenario, harms []harm) scenario {
 	s.about += ": two honest seeds, alone and beside 18 hostile peers: 20 Mbit/s, 50 ms RTT"
 	s.rtt, s.limit, s.hostile = 50*time.Millisecond, 3*time.Minute, rates{100, 100}
 	s.runs = []run{{honestAlone, seeds, mirrors, followBeside(0, nil)}}
+	s.asks = append(s.asks, ask{text: "peak memory of any seed or mirror, in all of them", unit: "MB", figure: func(r results) (float64, float64) {
+		most := 0.0
+		for _, run := range s.runs {
+			most = max(most, r.of(run.label, func(m measure) float64 { return float64(max(m.SeedPeak, m.MirrorPeak)) / 1e6 }))
+		}
+		return most, 200
+	}})
 	for _, h := range harms {
 		s.runs = append(s.runs, run{h.label, seeds, mirrors, followBeside(peers, h.plays)})
 		s.asks = append(s.asks, ask{text: h.label + ": time, of that of the " + honestAlone, unit: "×",

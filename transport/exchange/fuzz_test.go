@@ -45,6 +45,7 @@ func goodFrames(f testing.TB) map[string][]byte {
 		"want":   appendSpanFrame(nil, frameWant, []span{{0, 3}, {10, 1}}),
 		"cancel": appendSpanFrame(nil, frameCancel, []span{{7, 300}}),
 		"get":    appendGet(nil, []cid.Cid{root.CID(), site[1].CID()}),
+		"got":    appendGot(nil, 300),
 		"opened": appendOpened(nil, opened{status: statusBased, others: 7}),
 		"index":  appendIndex(nil, 2, true, true, body),
 		"have":   appendHave(nil, true, []span{{1, 2}}),
@@ -105,6 +106,11 @@ func FuzzFrame(f *testing.F) {
 			parse = func(b []byte) (any, error) { return parsed(parseGet(b)) }
 			if c, err := parseGet(body); err == nil {
 				again = appendGet(nil, c)
+			}
+		case frameGot:
+			parse = func(b []byte) (any, error) { return parsed(parseGot(b)) }
+			if n, err := parseGot(body); err == nil {
+				again = appendGot(nil, n)
 			}
 		case frameOpened:
 			parse = func(b []byte) (any, error) { return parsed(parseOpened(b)) }
