@@ -168,14 +168,47 @@ func (c *serving) nodes() ([]byte, error) {
 	if n := c.list.count; n > 0 && n < total-c.list.from {
 		end = c.list.from + n
 	}
+	key := frameKey{root: c.order.root, base: c.order.base, nodes: true, full: full, span: span{first: c.list.from}}
+	b, ok, made := c.frame(key)
+	defer made()
+	if !ok || b.count > end-c.list.from {
+		var whole bool
+		var err error
+		if b, whole, err = c.pack(c.list.from, end, full); err != nil {
+			return nil, err
+		}
+		if whole || end == total { // else it is as short as this peer wants it
+			c.server.frames.add(key, b)
+		}
+	}
+	i := c.list.from + b.count
+	frame := appendIndex(nil, c.list.from, full, i >= total, b)
+	c.history.sentNodes(c.order, b.count)
+	if had {
+		c.again(len(frame))
+	}
+	if c.list.count > 0 {
+		c.list.count -= b.count
+	}
+	c.list.from = i
+	if i >= end {
+		c.listing, c.listed = false, i >= total
+	}
+	c.turn = false
+	return frame, nil
+}
+
+// pack packs the nodes from one on up to another, as many as go into an INDEX; whole says that
+// these are not all.
+func (c *serving) pack(from, end int, full bool) (b body, whole bool, err error) {
 	var pieces []piece
-	size, i := 0, c.list.from
+	size, i := 0, from
 	for ; i < end && (size < indexBytes || len(pieces) == 0) && len(pieces) < maxPieces; i++ {
 		id, base := c.order.node(i, full)
 		b, err := c.server.store.Get(c.ctx, id)
 		if err != nil {
 			c.swarm.forget()
-			return nil, fmt.Errorf("read a node: %w", err) // it is to open elsewhere
+			return body{}, false, fmt.Errorf("read a node: %w", err) // it is to open elsewhere
 		}
 		p := c.server.piece(b, base)
 		if size > 0 && size+len(p.bytes) > frameBytes {
@@ -185,23 +218,9 @@ func (c *serving) nodes() ([]byte, error) {
 		pieces = append(pieces, p)
 	}
 	if err := c.book(3 * size); err != nil {
-		return nil, err
+		return body{}, false, err
 	}
-	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
-	frame := appendIndex(nil, c.list.from, full, i >= total, b)
-	c.history.sentNodes(c.order, len(pieces))
-	if had {
-		c.again(len(frame))
-	}
-	if c.list.count > 0 {
-		c.list.count -= len(pieces)
-	}
-	c.list.from = i
-	if i >= end {
-		c.listing, c.listed = false, i >= total
-	}
-	c.turn = false
-	return frame, nil
+	return c.server.encoder.body(pieces, max(c.pace.level(), levelFast)), i < end, nil
 }
 
 // leaves makes a DATA, a MISS or a LATER of the first leaves that are asked for. It makes
@@ -255,8 +274,10 @@ func (c *serving) leaves() ([]byte, error) {
 	}
 	defer c.leavePlace() // unless something was sent
 	c.turn = true
-	key := frameKey{c.order.root, c.order.base, part}
-	if b, ok := c.server.frames.get(key); ok {
+	key := frameKey{root: c.order.root, base: c.order.base, span: part}
+	b, ok, made := c.frame(key)
+	defer made()
+	if ok {
 		return c.data(part, b, true), nil
 	}
 	began := time.Now()
@@ -281,7 +302,7 @@ func (c *serving) leaves() ([]byte, error) {
 	if r.hard {
 		l = levelStored
 	}
-	b := c.server.encoder.body(r.pieces, l)
+	b = c.server.encoder.body(r.pieces, l)
 	if !r.hard {
 		c.server.encoder.made(l, r.stands, time.Since(began))
 	}
@@ -292,6 +313,14 @@ func (c *serving) leaves() ([]byte, error) {
 	done := len(r.pieces) == part.n
 	part.n = len(r.pieces)
 	return c.data(part, b, done), nil
+}
+
+// frame is get of the server's frames. The time in which another stream makes it is one in
+// which this one waits.
+func (c *serving) frame(k frameKey) (b body, ok bool, made func()) {
+	began := time.Now()
+	defer func() { c.pace.wait(time.Since(began)) }()
+	return c.server.frames.get(c.ctx, k)
 }
 
 // data makes a DATA of leaves that were asked for, which are in b; done says that they are
@@ -348,14 +377,22 @@ func (c *serving) choose() ([]byte, error) {
 		return nil, nil
 	}
 	part := c.order.segmentSpan(best)
-	r, err := c.run(part, false)
-	if err != nil || len(r.pieces) == 0 {
-		w.arrived(best)
-		c.eager = 0
-		return nil, err
+	key := frameKey{root: c.order.root, base: c.order.base, span: part}
+	b, ok, made := c.frame(key)
+	defer made()
+	if !ok {
+		r, err := c.run(part, false)
+		if err != nil || len(r.pieces) == 0 {
+			w.arrived(best)
+			c.eager = 0
+			return nil, err
+		}
+		b = c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
+		if len(r.pieces) == part.n {
+			c.server.frames.add(key, b)
+		}
+		part.n = len(r.pieces)
 	}
-	part.n = len(r.pieces)
-	b := c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
 	if len(b.payload) > c.eager {
 		w.arrived(best)
 		c.eager = 0

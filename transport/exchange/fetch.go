@@ -163,18 +163,23 @@ func (c *Client) done(b []byte) {
 // memory grows by about 100 bytes for each distinct block.
 func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candidate) (Result, error) {
 	f := newFetch(c, req)
-	res, err := f.run(ctx, candidates)
-	if errors.Is(err, errNoBase) && len(req.Bases) > 0 {
-		// It is damaged, or was removed meanwhile. What came stays.
-		req.Bases = nil
+	for {
+		res, err := f.run(ctx, candidates)
+		refused := f.refused
+		switch {
+		case errors.Is(err, errNoBase) && len(req.Bases) > 0:
+			req.Bases = nil // it is damaged, or was removed meanwhile
+		case errors.Is(err, errOtherBase):
+			refused = append(refused, f.order.base)
+		default:
+			return res, err
+		}
+		// What came stays.
 		next := newFetch(c, req)
-		next.early = f.candidates
-		again, err := next.run(ctx, candidates)
-		again.Bytes += res.Bytes
-		again.Received += res.Received
-		return again, err
+		next.early, next.refused, next.fetched, next.gave = f.candidates, refused, res.Bytes, f.gave
+		next.received.Store(res.Received)
+		f = next
 	}
-	return res, err
 }
 
 // Fetch brings one DAG into a store. See Client.Fetch.
@@ -188,6 +193,7 @@ type Fetch struct {
 	met      chan peer.AddrInfo // peers that others named
 	joined   chan peer.ID       // peers that came to fetch the same from here
 	early    []peer.AddrInfo    // candidates from before
+	refused  []cid.Cid          // bases that were tried, and that a provider of nodes lacks
 	end      chan struct{}      // closed when finished or failed
 	needed   chan struct{}      // closed when something has to come from peers
 	numbered chan struct{}      // closed when no further nodes are looked at

@@ -396,6 +396,27 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("%d bytes were received for a version of %d", res.Received, whole)
 		}
 	})
+	t.Run("the seed holds the least of several bases", func(t *testing.T) {
+		// All have the same names as what is fetched, and two were made by whoever mirrors.
+		local, mine := pages(1, 120, "June 1"), pages(1, 120, "June 2")
+		mirror := newNode(t, slices.Concat(v1, local, mine)...)
+		bases := []cid.Cid{mine[0].CID(), local[0].CID(), v1[0].CID()}
+		res := update(t, mirror, bases, newNode(t, all...))
+		if res.Received > whole/40 || res.Peers != 1 {
+			t.Errorf("%d bytes were received for a version of %d, of %d peers", res.Received, whole, res.Peers)
+		}
+	})
+	t.Run("the seed holds none of several bases", func(t *testing.T) {
+		mirror := newNode(t, slices.Concat(v1, other)...)
+		again := pages(1, 120, "June 1")
+		if err := mirror.store.Put(again...); err != nil {
+			t.Fatal(err)
+		}
+		res := update(t, mirror, []cid.Cid{again[0].CID(), v1[0].CID(), other[0].CID()}, newNode(t, v2...))
+		if res.Bytes != whole {
+			t.Errorf("%d bytes were fetched, of %d", res.Bytes, whole)
+		}
+	})
 	t.Run("the seed lacks the base", func(t *testing.T) {
 		update(t, newNode(t, v1...), []cid.Cid{v1[0].CID()}, newNode(t, v2...))
 	})
@@ -471,4 +492,44 @@ func TestTwoFetches(t *testing.T) {
 	}
 	tasks.Wait()
 	mirror.checkHeld(t, append(slices.Clone(a.blocks), b.blocks...))
+}
+
+// TestChooseBase has the providers lack one base after the other.
+func TestChooseBase(t *testing.T) {
+	site, other := pages(1, 40, "October 7"), pages(2, 2, "other")
+	var bases []cid.Cid
+	mirror := newNode(t, other...)
+	for _, line := range []string{"June 1", "June 2", "June 3", "June 4"} {
+		like := pages(1, 40, line)
+		if err := mirror.store.Put(like...); err != nil {
+			t.Fatal(err)
+		}
+		bases = append(bases, like[0].CID())
+	}
+	below, err := links(site[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlike := other[0].CID()
+	for _, tt := range []struct {
+		bases, refused []cid.Cid
+		want           cid.Cid
+		spare          bool
+	}{
+		{bases[:1], nil, bases[0], false},
+		{append([]cid.Cid{unlike}, bases[0]), nil, bases[0], false},
+		{bases[:2], nil, bases[0], true},
+		{bases[:2], bases[:1], bases[1], true},
+		{bases[:2], bases[:2], bases[0], false},
+		{append([]cid.Cid{unlike}, bases[:2]...), bases[:2], bases[0], false},
+		{bases, bases[:2], bases[2], true},
+		{bases, bases[:3], bases[0], false},
+	} {
+		f := newFetch(mirror.client, Request{Store: mirror.store, Root: site[0].CID(), Bases: tt.bases})
+		f.refused = tt.refused
+		if got := f.chooseBase(below); !got.Equals(tt.want) || f.index.spare != tt.spare {
+			t.Errorf("of %d bases, %d of them refused: number %d, another %v", len(tt.bases), len(tt.refused),
+				slices.Index(tt.bases, got), f.index.spare)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,6 +20,7 @@ const maxBases = 64
 // Fetch's mutex.
 type index struct {
 	undecided bool     // which earlier version to use, for want of the root
+	spare     bool     // another one may be as good, if a provider lacks it
 	waiting   bool     // for a node to come from peers
 	lost      bool     // that node is one that the base is to have in the same place
 	all       int      // number of the node that is next, among all
@@ -458,8 +460,16 @@ func (f *Fetch) await(came *nodes) error {
 	return nil
 }
 
+// maxRefused is how many bases that a provider lacks make room for another. Then it is the first
+// again, which others may hold.
+const maxRefused = 2
+
+// errOtherBase ends a fetch whose base the provider of nodes lacks, for another to be tried.
+var errOtherBase = errors.New("another version that is held may be known to the provider")
+
 // chooseBase returns that of the request's bases whose root has most names in common
-// with the root that is fetched, or nothing if none has any.
+// with the root that is fetched, or nothing if none has any. Those that were refused come
+// last. It notes whether there is another with at least half of the names.
 func (f *Fetch) chooseBase(links []dag.Link) cid.Cid {
 	names := make(map[string]struct{}, len(links))
 	for _, l := range links {
@@ -468,6 +478,7 @@ func (f *Fetch) chooseBase(links []dag.Link) cid.Cid {
 		}
 	}
 	best, most := cid.Undef, 0
+	var others int // that may be as good
 	for _, c := range f.request.Bases[:min(len(f.request.Bases), maxBases)] {
 		base, err := linksOf(context.Background(), f.request.Store, c)
 		if err != nil || c.Equals(f.request.Root) {
@@ -479,9 +490,21 @@ func (f *Fetch) chooseBase(links []dag.Link) cid.Cid {
 				common++
 			}
 		}
+		if slices.ContainsFunc(f.refused, c.Equals) {
+			continue
+		}
+		if 2*common >= len(names) {
+			others++
+		}
 		if common > most {
 			best, most = c, common
 		}
 	}
+	if len(f.refused) > 0 && (2*most < len(names) || len(f.refused) > maxRefused) {
+		return f.refused[0]
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.index.spare = others > 1 || len(f.refused) > 0
 	return best
 }

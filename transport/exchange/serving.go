@@ -250,14 +250,14 @@ func (c *serving) answer(out chan<- []byte) error {
 // With an answer and an error, the stream ends after it.
 func (c *serving) next() ([]byte, error) {
 	c.waits, c.pause = false, 0
-	frame, err := c.frame()
+	frame, err := c.make()
 	if !c.waits {
 		c.server.crowds.quit(c.member)
 	}
 	return frame, err
 }
 
-func (c *serving) frame() ([]byte, error) {
+func (c *serving) make() ([]byte, error) {
 	got := c.asked.arrived()
 	if got > c.sends {
 		return nil, violation("GOT of %d DATA, %d were sent", got, c.sends)

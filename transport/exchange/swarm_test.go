@@ -3,6 +3,8 @@ package exchange
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,15 +231,97 @@ func TestFramesAreForgotten(t *testing.T) {
 	for i := range 40 {
 		c.add(key(i), body{payload: make([]byte, 1<<20)})
 		c.add(key(i), body{payload: make([]byte, 1<<20)}) // counts once
-		c.get(key(0))
+		c.get(t.Context(), key(0))
 	}
 	if c.bytes > frameCache || c.lru.Len() != 31 {
 		t.Errorf("%d frames of %d bytes", c.lru.Len(), c.bytes)
 	}
-	if _, ok := c.get(key(0)); !ok {
+	if _, ok, _ := c.get(t.Context(), key(0)); !ok {
 		t.Error("what was used last is gone")
 	}
-	if _, ok := c.get(key(1)); ok {
+	_, ok, made := c.get(t.Context(), key(1))
+	if ok {
 		t.Error("what was not used for longest is there")
 	}
+	made()
+}
+
+// TestFramesAreMadeOnce has many want the same at a time: one makes it. If that fails, another.
+func TestFramesAreMadeOnce(t *testing.T) {
+	for _, fails := range []int32{0, 3} {
+		c := newFrames()
+		k := frameKey{root: raw("root").CID()}
+		var tries atomic.Int32
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				_, ok, made := c.get(t.Context(), k)
+				defer made()
+				if !ok && tries.Add(1) > fails {
+					c.add(k, body{})
+				}
+			})
+		}
+		all.Wait()
+		if n := tries.Load(); n != fails+1 || len(c.making) != 0 {
+			t.Errorf("made %d times, where %d fail; %d are being made", n, fails, len(c.making))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, _, made := c.get(ctx, frameKey{})
+		cancel()
+		if _, ok, _ := c.get(ctx, frameKey{}); ok {
+			t.Error("there is what is still being made")
+		}
+		made()
+	}
+}
+
+// TestCrowdIsPackedOnce has many list the nodes of a DAG, and want its leaves: they are read once
+// for all of them.
+func TestCrowdIsPackedOnce(t *testing.T) {
+	old, site := pages(1, 40, "May 12"), pages(1, 40, "October 7")
+	both := hold(append(old, site...)...)
+	store := newStore(t)
+	reads := &readCounts{memStore: both, n: make(map[cid.Cid]int)}
+	seed := nodeOn(t, newHost(t), store, reads)
+	var all sync.WaitGroup
+	for range 6 {
+		mirror := newNode(t, old...)
+		all.Go(func() {
+			req := Request{Root: site[0].CID(), Bases: []cid.Cid{old[0].CID()}}
+			if _, err := mirror.fetch(limit(t), req, seed.info()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	most := 0
+	for _, b := range site[1:] { // the root is listed alone
+		most = max(most, reads.n[b.CID()])
+	}
+	// Nodes are read for two orders as well.
+	if most > 3 {
+		t.Errorf("a block was read %d times for six that wanted the same", most)
+	}
+}
+
+// readCounts counts how often each block is read.
+type readCounts struct {
+	memStore
+	mu sync.Mutex
+	n  map[cid.Cid]int
+}
+
+func (r *readCounts) Get(ctx context.Context, c cid.Cid) (blockstore.Block, error) {
+	r.mu.Lock()
+	r.n[c]++
+	r.mu.Unlock()
+	return r.memStore.Get(ctx, c)
+}
+
+func (r *readCounts) Packed(ctx context.Context, c cid.Cid) ([]byte, bool, int, error) {
+	r.mu.Lock()
+	r.n[c]++
+	r.mu.Unlock()
+	return r.memStore.Packed(ctx, c)
 }
