@@ -1,8 +1,14 @@
 package exchange
 
 import (
+	"errors"
+	"io"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/test"
 	ma "github.com/multiformats/go-multiaddr"
@@ -93,4 +99,35 @@ func TestCandidatesAreTaken(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestTwelveAtATime has more candidates than a fetch asks at a time, none of which answers.
+func TestTwelveAtATime(t *testing.T) {
+	h := newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		var active, most atomic.Int32
+		silent := func(st network.Stream, _ peer.ID) {
+			n := active.Add(1)
+			defer active.Add(-1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			io.Copy(io.Discard, st)
+		}
+		to, candidates := streams{}, make(chan Candidate, 2*maxActive)
+		for i := range cap(candidates) {
+			id := peer.ID(rune('a' + i))
+			to[id] = silent
+			candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+		}
+		store := newStore(t)
+		mirror := nodeOn(t, near{h, "mirror", to}, store, store)
+		_, err := mirror.client.Fetch(t.Context(), Request{Store: store, Root: raw("nowhere").CID(), Timeout: time.Minute}, candidates)
+		if unreachable, ok := errors.AsType[*UnreachableError](err); !ok || unreachable.Asked != cap(candidates) {
+			t.Errorf("got %v", err)
+		}
+		synctest.Wait()
+		if most.Load() != maxActive || active.Load() != 0 {
+			t.Errorf("%d were asked at a time, want %d; %d streams are left", most.Load(), maxActive, active.Load())
+		}
+	})
 }
