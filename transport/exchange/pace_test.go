@@ -190,3 +190,18 @@ func TestCheck(t *testing.T) {
 		t.Errorf("silent since it was asked first, and stalled is %v, merit %v", s.stalled, s.merit())
 	}
 }
+
+// TestReadersShare lets a reader wait for a page: what a session may owe leaves room for that.
+func TestReadersShare(t *testing.T) {
+	f := newFetch(&Client{paths: newPaths()}, Request{Root: raw("root").CID()})
+	s := newSession(f, "p", resettable{})
+	whole := s.limit()
+	f.client.readers.Add(1)
+	if n := s.limit(); n != whole/readersShare || n == 0 {
+		t.Errorf("%d bytes of %d while a reader waits", n, whole)
+	}
+	f.client.readers.Add(-1)
+	if n := s.limit(); n != whole {
+		t.Errorf("%d bytes of %d when none waits any more", n, whole)
+	}
+}

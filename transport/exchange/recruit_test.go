@@ -1,8 +1,11 @@
 package exchange
 
 import (
+	"context"
 	"errors"
 	"io"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -128,6 +131,51 @@ func TestTwelveAtATime(t *testing.T) {
 		synctest.Wait()
 		if most.Load() != maxActive || active.Load() != 0 {
 			t.Errorf("%d were asked at a time, want %d; %d streams are left", most.Load(), maxActive, active.Load())
+		}
+	})
+}
+
+// TestNearestFirst has more candidates than are asked at a time, all there before anything is to
+// be fetched: the nearest are asked.
+func TestNearestFirst(t *testing.T) {
+	h := newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var asked, want []peer.ID
+		to := streams{}
+		silent := func(id peer.ID) {
+			to[id] = func(st network.Stream, _ peer.ID) {
+				mu.Lock()
+				asked = append(asked, id)
+				mu.Unlock()
+				io.Copy(io.Discard, st)
+			}
+		}
+		mirror := nodeOn(t, near{h, "mirror", to}, newStore(t), nil)
+		f := newFetch(mirror.client, Request{Store: mirror.store, Root: raw("nowhere").CID()})
+		f.early = append(f.early, peer.AddrInfo{ID: "unknown"})
+		silent("unknown")
+		for i := range 2 * maxActive {
+			id := peer.ID(rune('a' + (i*7)%(2*maxActive))) // neither names nor the order of arrival decide
+			h.Peerstore().RecordLatency(id, time.Duration(2*maxActive-i)*time.Millisecond)
+			f.early = append(f.early, peer.AddrInfo{ID: id})
+			silent(id)
+			if i >= maxActive {
+				want = append(want, id)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var first []peer.ID
+		time.AfterFunc(firstStall, func() { // before any makes room
+			mu.Lock()
+			defer mu.Unlock()
+			first = slices.Sorted(slices.Values(asked))
+			cancel()
+		})
+		f.run(ctx, make(chan Candidate))
+		slices.Sort(want)
+		if !slices.Equal(first, want) {
+			t.Errorf("%q were asked, want %q", first, want)
 		}
 	})
 }
