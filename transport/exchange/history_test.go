@@ -195,54 +195,21 @@ func TestNotHad(t *testing.T) {
 
 // TestHadAgain has one of a crowd be sent a segment again: that does not put off another.
 func TestHadAgain(t *testing.T) {
-	site := newTree(93, 3, 30)
-	seed := newNode(t, site.blocks...)
-	w := seed.server.swarms.enter(site.root())
-	defer seed.server.swarms.leave(w)
-	var members []*fetcher
-	for range crowd + 1 {
-		f := dial(t, newHost(t), seed)
-		f.Write(opening(site.root()))
-		if _, _, err := f.next(frameOpened); err != nil {
-			t.Fatal(err)
-		}
-		members = append(members, f)
-	}
-	// asks returns the answer to WANT of the first segment, when it does not count as on its way.
-	asks := func(f *fetcher) frameType {
-		t.Helper()
-		f.Write(appendSpanFrame(nil, frameWant, []span{{0, 1}}))
-		answer, _, err := f.next(frameData, frameLater)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for end := time.Now().Add(time.Minute); ; {
-			if _, _, answers := seed.onWay(site.root()); answers == 0 {
-				return answer
+	crowdAsks(t, newTree(93, 3, 30).blocks, "abc", func(_ *node, all []*asker) {
+		for _, ask := range []struct {
+			who   int
+			after time.Duration
+			want  frameType
+		}{
+			{0, 0, frameData},
+			{1, 2 * firstWayTime, frameLater}, // it was sent to another just now
+			{0, passTime, frameData},
+			{2, 2 * firstWayTime, frameData}, // it was sent again to who had it
+		} {
+			time.Sleep(ask.after)
+			if got := all[ask.who].want(span{0, 1}); got != ask.want {
+				t.Errorf("a frame of type %d to number %d, want %d", got, ask.who, ask.want)
 			}
-			if time.Now().After(end) {
-				t.Fatal("it is on its way for a minute")
-			}
-			time.Sleep(10 * time.Millisecond)
 		}
-	}
-	last := func(at time.Time) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.sent[0] = at
-	}
-	if a := asks(members[0]); a != frameData {
-		t.Fatalf("a frame of type %d to the first that asks", a)
-	}
-	last(time.Now().Add(time.Hour)) // or the test might take too long
-	if a := asks(members[1]); a != frameLater {
-		t.Errorf("a frame of type %d when it was sent to another just now", a)
-	}
-	last(time.Now().Add(-passTime))
-	if a := asks(members[0]); a != frameData {
-		t.Errorf("a frame of type %d to the one that had it", a)
-	}
-	if a := asks(members[2]); a != frameData {
-		t.Errorf("a frame of type %d when it was sent again to one that had it", a)
-	}
+	})
 }

@@ -133,12 +133,7 @@ func (s *session) accepted(o opened) error {
 	s.heard(time.Now())
 	s.opened = true
 	s.based = o.status == statusBased
-	switch x := &f.index; {
-	case s.based:
-		x.spare = false // it is good for something
-	case x.spare && x.source == s && s.base.Defined() && s.base.Equals(f.order.base):
-		f.finish(errOtherBase)
-	}
+	f.baseAnswered(s)
 	if s.based && !s.known {
 		s.ratio = basedRatio
 	}
