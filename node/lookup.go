@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"pollux/transport/exchange"
 )
 
 // maxLookups is how many single blocks are searched for at a time. Others wait: a
@@ -25,6 +27,7 @@ type lookups struct {
 type lookup struct {
 	waiters int // guarded by lookups.mu
 	stop    context.CancelFunc
+	tally   exchange.Tally
 	done    chan struct{} // closed at the end
 	err     error         // to be read after done
 }
@@ -33,8 +36,8 @@ func newLookups() *lookups {
 	return &lookups{slots: make(chan struct{}, maxLookups), current: make(map[cid.Cid]*lookup)}
 }
 
-// lookUp fetches one block into the store.
-func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration) error {
+// lookUp fetches one block into the store. tally, if not nil, counts what that took.
+func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration, tally *exchange.Tally) error {
 	ls := n.lookups
 	ls.mu.Lock()
 	l := ls.current[c]
@@ -44,7 +47,7 @@ func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration) err
 		search, l.stop = context.WithCancel(n.ctx)
 		ls.current[c] = l
 		n.goWork(func() {
-			l.err = n.search(search, c, timeout)
+			l.err = n.search(search, c, timeout, &l.tally)
 			ls.drop(c, l)
 			close(l.done)
 		})
@@ -54,6 +57,9 @@ func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration) err
 
 	select {
 	case <-l.done:
+		if tally != nil {
+			tally.Add(&l.tally)
+		}
 		return l.err
 	case <-n.ctx.Done():
 		return n.ctx.Err()
@@ -78,7 +84,7 @@ func (ls *lookups) drop(c cid.Cid, l *lookup) {
 	}
 }
 
-func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration) error {
+func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration, tally *exchange.Tally) error {
 	select {
 	case n.lookups.slots <- struct{}{}:
 		defer func() { <-n.lookups.slots }()
@@ -91,5 +97,5 @@ func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration) err
 	}
 	hold := n.store.Hold()
 	defer hold.Release()
-	return n.fetchError(net, net.Get(ctx, hold, c, timeout))
+	return n.fetchError(net, net.Get(ctx, exchange.GetRequest{Store: hold, CID: c, Timeout: timeout, Tally: tally}))
 }

@@ -24,9 +24,10 @@ type mirror struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when the site is whole, or the work was stopped
 
+	tally exchange.Tally
+
 	mu       sync.Mutex // guards the fields below
 	progress exchange.Progress
-	received int64         // by earlier attempts
 	failed   error         // of the last attempt
 	failures chan struct{} // closed and replaced at each failed attempt
 	site     site          // the result, once done
@@ -67,7 +68,6 @@ func (n *Node) runMirror(ctx context.Context, m *mirror) {
 		n.log.Warn("mirroring failed, will try again", "root", m.root, "err", err, "after", pause)
 		m.mu.Lock()
 		m.failed = err // and stays so until the next attempt makes progress
-		m.received += m.progress.Received
 		m.progress = exchange.Progress{}
 		close(m.failures)
 		m.failures = make(chan struct{})
@@ -85,9 +85,10 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	if err != nil {
 		return err
 	}
-	_, err = n.fetchFrom(ctx, net, exchange.Request{Root: m.root, Progress: func(p exchange.Progress) {
+	before := m.tally.Received()
+	err = n.fetchFrom(ctx, net, exchange.Request{Root: m.root, Tally: &m.tally, Progress: func(p exchange.Progress) {
 		m.mu.Lock()
-		if p.Received > 0 {
+		if p.Received > before {
 			m.failed = nil
 		}
 		m.progress = p
@@ -118,10 +119,10 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	return nil
 }
 
-// wait returns when m's site is whole, with what it took, or, with an error, when
-// an attempt failed, when nothing has arrived for timeout (unless that is 0) or
-// when ctx ends. The work goes on all the same.
-func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show func(exchange.Progress)) (site, exchange.Progress, error) {
+// wait returns when m's site is whole, or, with an error, when an attempt failed, when
+// nothing has arrived for timeout (unless that is 0) or when ctx ends. The work goes on
+// all the same.
+func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show func(exchange.Progress)) (site, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var last int
@@ -132,21 +133,19 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 	for {
 		select {
 		case <-ctx.Done():
-			return site{}, exchange.Progress{}, ctx.Err()
+			return site{}, ctx.Err()
 		case <-failures:
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return site{}, exchange.Progress{}, m.failed
+			return site{}, m.failed
 		case <-m.done:
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			if !m.site.Root.Defined() {
-				return site{}, exchange.Progress{}, fmt.Errorf("mirroring of %s was stopped", m.root)
+				return site{}, fmt.Errorf("mirroring of %s was stopped", m.root)
 			}
-			p := m.progress
-			p.Received += m.received
-			show(p)
-			return m.site, p, nil
+			show(m.progress)
+			return m.site, nil
 		case now := <-tick.C:
 			m.mu.Lock()
 			p, failed := m.progress, m.failed
@@ -157,9 +156,9 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 			}
 			if timeout > 0 && now.Sub(lastNew) > timeout {
 				if failed != nil {
-					return site{}, p, failed
+					return site{}, failed
 				}
-				return site{}, p, unreachable(n.online(), &exchange.UnreachableError{
+				return site{}, unreachable(n.online(), &exchange.UnreachableError{
 					Missing: p.Known - p.Blocks, Waited: timeout,
 					Providers: p.Providers, Asked: p.Asked,
 				})

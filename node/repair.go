@@ -70,8 +70,8 @@ func (n *Node) complete(ctx context.Context, root cid.Cid, timeout time.Duration
 	if m == nil {
 		return 0, nil // it was quick, or the site was unfollowed meanwhile: the caller looks
 	}
-	_, p, err := n.wait(ctx, m, timeout, fetching(progress))
-	return p.Received, err
+	_, err := n.wait(ctx, m, timeout, fetching(progress))
+	return m.tally.Received(), err
 }
 
 // missing returns how many blocks of a site are known not to be held. There may be

@@ -162,7 +162,7 @@ func (n *Node) gatewayBlocks() gateway.Getter {
 	host, _, _ := net.SplitHostPort(n.cfg.Gateway)
 	ip := net.ParseIP(host)
 	if host == "localhost" || ip != nil && ip.IsLoopback() {
-		return getter{n, gateway.RetrievalTimeout}
+		return getter{node: n, timeout: gateway.RetrievalTimeout}
 	}
 	return n.store
 }

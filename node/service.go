@@ -105,15 +105,14 @@ func (n *Node) Follow(ctx context.Context, req api.FollowRequest, progress func(
 	if !s.Whole && (running || req.Wait) {
 		m := n.startMirror(target)
 		if req.Wait {
-			var p exchange.Progress
-			s, p, err = n.wait(ctx, m, req.Timeout, fetching(progress))
+			s, err = n.wait(ctx, m, req.Timeout, fetching(progress))
 			if err != nil {
 				if running && ctx.Err() == nil {
 					err = fmt.Errorf("%w; the daemon goes on trying", err)
 				}
 				return api.FollowResult{}, err
 			}
-			res.Received, res.Peers = p.Received, int64(p.Peers)
+			res.Received, res.Peers = m.tally.Received(), int64(m.tally.Peers())
 		}
 	}
 	res.Blocks, res.Bytes = s.Blocks, s.Bytes
@@ -137,8 +136,8 @@ func fetching(show func(api.Progress)) func(exchange.Progress) {
 	}
 	return func(p exchange.Progress) {
 		show(api.Progress{
-			Phase: "fetching", Bytes: p.Bytes, TotalBytes: p.TotalBytes,
-			Blocks: int64(p.Blocks), TotalBlocks: int64(p.Known), Peers: int64(p.Peers),
+			Phase: "fetching", Bytes: p.Bytes, TotalBytes: p.TotalBytes, HeldBytes: p.Held,
+			Blocks: int64(p.Blocks), TotalBlocks: int64(p.Known), Received: p.Received, Peers: int64(p.Peers),
 		})
 	}
 }
@@ -173,52 +172,54 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 	if err != nil {
 		return api.FetchResult{}, err
 	}
-	entry, err := dag.Resolve(ctx, getter{n, req.Timeout}, target.Root, target.Path)
+	tally := new(exchange.Tally)
+	entry, err := dag.Resolve(ctx, getter{n, req.Timeout, tally}, target.Root, target.Path)
 	if err != nil {
 		return api.FetchResult{}, err
 	}
 	res := api.FetchResult{CID: entry.CID.String(), Root: target.Root.String()}
 	s, err := n.measure(ctx, entry.CID)
 	if isMissing(err) {
-		var got exchange.Result
-		if got, err = n.fetch(ctx, entry.CID, req.Timeout, progress); err != nil {
+		if err = n.fetch(ctx, entry.CID, req.Timeout, tally, progress); err != nil {
 			return api.FetchResult{}, err
 		}
-		res.Received, res.Peers = got.Received, int64(got.Peers)
 		s, err = n.measure(ctx, entry.CID)
 	}
 	if err != nil {
 		return api.FetchResult{}, err
 	}
 	res.Blocks, res.Bytes = s.Blocks, s.Bytes
+	res.Received, res.Peers = tally.Received(), int64(tally.Peers())
 	res.TookMS = time.Since(start).Milliseconds()
 	return res, nil
 }
 
-// fetch makes a DAG whole. If it is being mirrored already, it waits for that.
-func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, progress func(api.Progress)) (exchange.Result, error) {
+// fetch makes a DAG whole, and counts what that took. If it is being mirrored already, it
+// waits for that.
+func (n *Node) fetch(ctx context.Context, root cid.Cid, timeout time.Duration, tally *exchange.Tally, progress func(api.Progress)) error {
 	n.mu.Lock()
 	m := n.mirrors[root]
 	n.mu.Unlock()
 	if m != nil {
-		_, p, err := n.wait(ctx, m, timeout, fetching(progress))
-		return exchange.Result{Received: p.Received, Peers: p.Peers}, err
+		defer tally.Add(&m.tally)
+		_, err := n.wait(ctx, m, timeout, fetching(progress))
+		return err
 	}
 	net, err := n.network()
 	if err != nil {
-		return exchange.Result{}, err
+		return err
 	}
-	return n.fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Progress: fetching(progress)})
+	return n.fetchFrom(ctx, net, exchange.Request{Root: root, Timeout: timeout, Tally: tally, Progress: fetching(progress)})
 }
 
 // fetchFrom fetches into the store.
-func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) (exchange.Result, error) {
+func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchange.Request) error {
 	hold := n.store.Hold()
 	defer hold.Release()
 	req.Store = hold
 	req.Bases = n.bases()
-	res, err := net.Fetch(ctx, req)
-	return res, n.fetchError(net, err)
+	_, err := net.Fetch(ctx, req)
+	return n.fetchError(net, err)
 }
 
 // fetchError makes an error for want of peers, or of room on the disk, the API's.
@@ -265,14 +266,7 @@ func unreachable(net *transport.Network, err error) error {
 
 // Block implements api.Service.
 func (n *Node) Block(ctx context.Context, c cid.Cid, timeout time.Duration) (blockstore.Block, error) {
-	b, err := n.store.Get(ctx, c)
-	if !isMissing(err) {
-		return b, err
-	}
-	if err := n.lookUp(ctx, c, timeout); err != nil {
-		return blockstore.Block{}, err
-	}
-	return n.store.Get(ctx, c)
+	return getter{node: n, timeout: timeout}.Get(ctx, c)
 }
 
 // isMissing says whether err is about a block that has to come from elsewhere.
@@ -284,10 +278,19 @@ func isMissing(err error) bool {
 type getter struct {
 	node    *Node
 	timeout time.Duration
+	tally   *exchange.Tally // nil if it does not matter what that takes
 }
 
 func (g getter) Get(ctx context.Context, c cid.Cid) (blockstore.Block, error) {
-	return g.node.Block(ctx, c, g.timeout)
+	n := g.node
+	b, err := n.store.Get(ctx, c)
+	if !isMissing(err) {
+		return b, err
+	}
+	if err := n.lookUp(ctx, c, g.timeout, g.tally); err != nil {
+		return blockstore.Block{}, err
+	}
+	return n.store.Get(ctx, c)
 }
 
 // Status implements api.Service.

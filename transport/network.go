@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
@@ -234,11 +233,11 @@ func (n *Network) Fetch(ctx context.Context, req exchange.Request) (exchange.Res
 	return n.client.Fetch(ctx, req, n.candidates(ctx, req.Root))
 }
 
-// Get brings one block into store from whoever has it. See exchange.Client.Get.
-func (n *Network) Get(ctx context.Context, store exchange.WriteStore, c cid.Cid, timeout time.Duration) error {
+// Get brings one block into the store from whoever has it. See exchange.Client.Get.
+func (n *Network) Get(ctx context.Context, req exchange.GetRequest) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return n.client.Get(ctx, store, c, timeout, n.candidates(ctx, c))
+	return n.client.Get(ctx, req, n.candidates(ctx, req.CID))
 }
 
 // Mirror is another node that holds a DAG, or is said to.

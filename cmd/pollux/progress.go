@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -16,12 +17,13 @@ func (a *app) progress() (show func(api.Progress), done func()) {
 	if a.quiet || !isTerminal(os.Stderr) {
 		return nil, func() {}
 	}
-	p := &progress{}
+	p := &progress{w: os.Stderr}
 	return p.show, p.done
 }
 
 // progress shows one bar a phase, and a spinner while its total is not known.
 type progress struct {
+	w     io.Writer
 	phase string
 	total bool                     // the bar has a total
 	bar   *progressbar.ProgressBar // nil before the first phase
@@ -30,6 +32,9 @@ type progress struct {
 func (p *progress) show(now api.Progress) {
 	total := now.TotalBytes > 0
 	if total {
+		// What was there before would count for the rate, and so for the time that is left.
+		now.Bytes -= now.HeldBytes
+		now.TotalBytes = max(now.TotalBytes-now.HeldBytes, 1)
 		// The bar takes the total for the end, but a total that is still being found
 		// out may be reached several times.
 		now.Bytes = min(now.Bytes, now.TotalBytes-1)
@@ -37,7 +42,7 @@ func (p *progress) show(now api.Progress) {
 	if p.bar == nil || now.Phase != p.phase || total != p.total {
 		p.done()
 		p.phase, p.total = now.Phase, total
-		p.bar = newBar(now)
+		p.bar = newBar(p.w, now)
 		return // drawn now, it would show an endless rate
 	}
 	p.bar.Describe(describe(now))
@@ -47,13 +52,13 @@ func (p *progress) show(now api.Progress) {
 	p.bar.Set64(now.Bytes)
 }
 
-func newBar(p api.Progress) *progressbar.ProgressBar {
+func newBar(w io.Writer, p api.Progress) *progressbar.ProgressBar {
 	total := int64(-1) // a spinner
 	if p.TotalBytes > 0 {
 		total = p.TotalBytes
 	}
 	return progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(os.Stderr),
+		progressbar.OptionSetWriter(w),
 		progressbar.OptionSetDescription(describe(p)),
 		progressbar.OptionShowBytes(true),
 		progressbar.OptionShowTotalBytes(true),
@@ -79,6 +84,8 @@ func (p *progress) done() {
 func describe(p api.Progress) string {
 	words := []string{p.Phase}
 	switch {
+	case p.Received > 0: // less than the bytes of the bar, as it comes compressed
+		words = append(words, size(p.Received))
 	case p.Files > 0:
 		words = append(words, count(p.Files, "file", "files"))
 	case p.Blocks > 0:

@@ -104,7 +104,7 @@ type FollowResult struct {
 	Version  int64  `json:"version"`  // version of the followed name; 0 for a CID
 	Blocks   int64  `json:"blocks"`   // distinct blocks in the tree
 	Bytes    int64  `json:"bytes"`    // bytes of those blocks
-	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
+	Received int64  `json:"received"` // bytes that peers sent for it, over all protocols that bring blocks
 	Peers    int64  `json:"peers"`    // peers that sent some of it
 	TookMS   int64  `json:"took_ms"`  // milliseconds
 }
@@ -121,7 +121,7 @@ type FetchResult struct {
 	Root     string `json:"root"`     // where that path started
 	Blocks   int64  `json:"blocks"`   // distinct blocks below CID
 	Bytes    int64  `json:"bytes"`    // bytes of those blocks
-	Received int64  `json:"received"` // bytes that came over the network for it, all protocols
+	Received int64  `json:"received"` // bytes that peers sent for it, over all protocols that bring blocks
 	Peers    int64  `json:"peers"`    // peers that sent some of it
 	TookMS   int64  `json:"took_ms"`  // milliseconds
 }
@@ -192,7 +192,7 @@ type RepairResult struct {
 	Damaged    int64    `json:"damaged"`    // blocks that were damaged
 	Damage     []string `json:"damage"`     // what was wrong, for people; at most 100
 	Restored   int64    `json:"restored"`   // blocks that an earlier repair could not read, and this one could
-	Received   int64    `json:"received"`   // bytes that came over the network, all protocols
+	Received   int64    `json:"received"`   // bytes that peers sent, over all protocols that bring blocks
 	Incomplete []string `json:"incomplete"` // roots of sites of which blocks are still missing
 	// QuarantinedBytes are those of damaged packs that are kept because of Incomplete.
 	QuarantinedBytes int64 `json:"quarantined_bytes"`
@@ -205,10 +205,12 @@ type Progress struct {
 	Phase       string `json:"phase"` // what is being done, in one lower-case word, such as "adding" or "fetching"
 	Bytes       int64  `json:"bytes"`
 	TotalBytes  int64  `json:"total_bytes"`
+	HeldBytes   int64  `json:"held_bytes"` // of Bytes, those that were there before
 	Blocks      int64  `json:"blocks"`
 	TotalBlocks int64  `json:"total_blocks"`
 	Files       int64  `json:"files"`
-	Peers       int64  `json:"peers"` // peers that are sending
+	Received    int64  `json:"received"` // bytes over the network
+	Peers       int64  `json:"peers"`    // peers that are sending
 }
 
 // Status describes a node at one moment.

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,8 @@ type Request struct {
 	Size uint64
 	// Timeout ends the fetch when no block has arrived for so long; 0 is never.
 	Timeout time.Duration
+	// Tally, if not nil, counts this call's part beside those of others.
+	Tally *Tally
 	// Progress, if not nil, is called about ten times a second.
 	Progress func(Progress)
 }
@@ -63,9 +66,10 @@ type Progress struct {
 	Blocks     int   // blocks of the DAG met so far that are held
 	Known      int   // blocks of the DAG met so far
 	Bytes      int64 // bytes of the DAG held, as its links count them
+	Held       int64 // of Bytes, those that nobody had to send
 	TotalBytes int64 // bytes of the DAG, as its links count them; 0 until the root is there
-	Received   int64 // bytes read from peers for it
-	Peers      int   // peers that have sent blocks
+	Received   int64 // by Request.Tally, or else for this Fetch
+	Peers      int   // the same
 	Providers  int   // peers that were announced as providers
 	Asked      int   // peers that were asked
 }
@@ -74,8 +78,8 @@ type Progress struct {
 type Result struct {
 	Blocks   int   // distinct blocks of the DAG
 	Bytes    int64 // bytes of the blocks that were fetched
-	Received int64 // bytes read from peers for it
-	Peers    int   // peers that sent blocks
+	Received int64 // by Request.Tally, or else for this Fetch
+	Peers    int   // the same
 }
 
 // UnreachableError reports blocks that no peer had within the time allowed.
@@ -174,10 +178,10 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 		default:
 			return res, err
 		}
+		req.Tally = f.tally
 		// What came stays.
 		next := newFetch(c, req)
-		next.early, next.refused, next.fetched, next.gave = f.candidates, refused, res.Bytes, f.gave
-		next.received.Store(res.Received)
+		next.early, next.refused, next.fetched = f.candidates, refused, res.Bytes
 		f = next
 	}
 }
@@ -186,6 +190,7 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 type Fetch struct {
 	client   *Client
 	request  Request
+	tally    *Tally
 	swarm    *swarm
 	shared   bool // what it fetches is served from swarm
 	arrivals chan arrival
@@ -197,7 +202,6 @@ type Fetch struct {
 	end      chan struct{}      // closed when finished or failed
 	needed   chan struct{}      // closed when something has to come from peers
 	numbered chan struct{}      // closed when no further nodes are looked at
-	received atomic.Int64
 
 	mu         sync.Mutex
 	changed    *sync.Cond // broadcast whenever a session or the indexer may have to act
@@ -215,7 +219,6 @@ type Fetch struct {
 	takes      int             // tasks that were taken, from a random number on
 	asked      map[peer.ID]struct{}
 	providers  map[peer.ID]struct{}
-	gave       map[peer.ID]struct{}
 	barren     map[peer.ID]struct{} // were asked for leaves, and brought none
 	slow       map[peer.ID]struct{} // with nodes
 	progress   Progress
@@ -229,7 +232,7 @@ type Fetch struct {
 
 func newFetch(c *Client, req Request) *Fetch {
 	f := &Fetch{
-		client: c, request: req,
+		client: c, request: req, tally: cmp.Or(req.Tally, new(Tally)),
 		arrivals:  make(chan arrival, 4),
 		indexes:   make(chan arrival, 2),
 		met:       make(chan peer.AddrInfo, maxPeers),
@@ -240,7 +243,6 @@ func newFetch(c *Client, req Request) *Fetch {
 		sessions:  make(map[*session]struct{}),
 		asked:     make(map[peer.ID]struct{}),
 		providers: make(map[peer.ID]struct{}),
-		gave:      make(map[peer.ID]struct{}),
 		barren:    make(map[peer.ID]struct{}),
 		slow:      make(map[peer.ID]struct{}),
 		lastBlock: time.Now(),
@@ -279,8 +281,8 @@ func (f *Fetch) run(ctx context.Context, candidates <-chan Candidate) (Result, e
 	res := Result{
 		Blocks:   f.progress.Known,
 		Bytes:    f.fetched,
-		Received: f.received.Load(),
-		Peers:    len(f.gave),
+		Received: f.tally.Received(),
+		Peers:    f.tally.Peers(),
 	}
 	if f.err != nil {
 		err = f.err // the first one
@@ -437,8 +439,8 @@ func (f *Fetch) report() {
 	f.mu.Lock()
 	p := f.progress
 	p.Blocks = p.Known - f.left
-	p.Received = f.received.Load()
-	p.Peers, p.Providers, p.Asked = len(f.gave), len(f.providers), len(f.asked)
+	p.Received, p.Peers = f.tally.Received(), f.tally.Peers()
+	p.Providers, p.Asked = len(f.providers), len(f.asked)
 	f.mu.Unlock()
 	f.request.Progress(p)
 }
@@ -456,9 +458,21 @@ func (f *Fetch) blame(s *session, err error) {
 // came notes that s sent something good. The caller holds mu.
 func (f *Fetch) came(s *session) {
 	s.gave = true
-	f.gave[s.peer] = struct{}{}
+	f.tally.came(s.peer)
 	f.lastBlock = time.Now()
 	s.useful, s.usefulAt = f.lastBlock, s.received.Load()
+}
+
+// held counts bytes of the DAG that nobody has to send. The caller holds mu.
+func (f *Fetch) held(n uint64) {
+	f.progress.Held = addSizes(f.progress.Held, n)
+	f.progress.Bytes = addSizes(f.progress.Bytes, n)
+}
+
+// sent counts n bytes of the DAG that a peer sent. The caller holds mu.
+func (f *Fetch) sent(n int) {
+	f.fetched += int64(n)
+	f.progress.Bytes = addSizes(f.progress.Bytes, uint64(n))
 }
 
 // addSizes returns a + b, or the largest int64 if sizes that a tree claims are

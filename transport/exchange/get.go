@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -29,24 +30,36 @@ const (
 	getAgain = 2 * time.Second
 )
 
-// Get brings one block into store, for somebody who waits for it: it goes before what
+// GetRequest says which block to get.
+type GetRequest struct {
+	// Store is where it is put. Required.
+	Store WriteStore
+	CID   cid.Cid
+	// Timeout ends the search; 0 is never.
+	Timeout time.Duration
+	// Tally, if not nil, counts what comes.
+	Tally *Tally
+}
+
+// Get brings one block into req.Store, for somebody who waits for it: it goes before what
 // Fetches bring meanwhile. It asks the nearest of the candidates first, and another when
-// that one takes long. It fails with an UnreachableError after timeout, unless that is 0.
-// The block is readable then, but not durable.
-func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout time.Duration, candidates <-chan Candidate) error {
-	if err := blockstore.CheckCID(id); err != nil {
+// that one takes long. It fails with an UnreachableError after req.Timeout. The block is
+// readable then, but not durable.
+func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Candidate) error {
+	if err := blockstore.CheckCID(req.CID); err != nil {
 		return err
 	}
-	if ok, err := store.Has(id); ok || err != nil {
+	if ok, err := req.Store.Has(req.CID); ok || err != nil {
 		return err
 	}
+	tally := cmp.Or(req.Tally, new(Tally))
 	c.readers.Add(1)
 	defer c.readers.Add(-1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var expired <-chan time.Time
-	if timeout > 0 {
-		t := time.NewTimer(timeout)
+	if req.Timeout > 0 {
+		t := time.NewTimer(req.Timeout)
 		defer t.Stop()
 		expired = t.C
 	}
@@ -89,7 +102,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 				hedge.Reset(getStalled)
 			}
 			go func() {
-				b, err := c.ask(ctx, info, id)
+				b, err := c.ask(ctx, info, req.CID, tally)
 				select {
 				case results <- outcome{info.ID, b, err}:
 				case <-ctx.Done():
@@ -113,12 +126,13 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 		case r := <-results:
 			asking--
 			if r.err == nil {
-				return put(store, r.block)
+				tally.came(r.peer)
+				return put(req.Store, r.block)
 			}
 			if errors.Is(r.err, network.ErrResourceLimitExceeded) {
 				limited = r.err
 			}
-			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", id, "err", r.err)
+			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", req.CID, "err", r.err)
 			failed[r.peer] = true
 			info := infos[r.peer]
 			time.AfterFunc(getAgain, func() {
@@ -132,7 +146,7 @@ func (c *Client) Get(ctx context.Context, store WriteStore, id cid.Cid, timeout 
 		case <-hedge.C:
 			allowed = min(allowed+1, getMost)
 		case <-expired:
-			return &UnreachableError{Missing: 1, Waited: timeout, Providers: len(providers), Asked: len(asked), Limit: limited}
+			return &UnreachableError{Missing: 1, Waited: req.Timeout, Providers: len(providers), Asked: len(asked), Limit: limited}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -148,7 +162,7 @@ func put(store WriteStore, b blockstore.Block) error {
 }
 
 // ask gets one block from one peer.
-func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid) (b blockstore.Block, err error) {
+func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, tally *Tally) (b blockstore.Block, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.log.Error("panic while fetching", "cid", id, "panic", r)
@@ -170,7 +184,7 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid) (b blo
 	if _, err := st.Write(appendGet(appendFrame(nil, frameHello), []cid.Cid{id})); err != nil {
 		return blockstore.Block{}, err
 	}
-	r := bufio.NewReaderSize(st, 16<<10)
+	r := bufio.NewReaderSize(countingReader{st, []*atomic.Int64{&tally.received}}, 16<<10)
 	t, _, err := readFrame(r, maxHello)
 	if err != nil {
 		return blockstore.Block{}, err

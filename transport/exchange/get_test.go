@@ -19,7 +19,7 @@ func TestGet(t *testing.T) {
 		for _, n := range from {
 			candidates <- Candidate{AddrInfo: n.info(), Provider: true}
 		}
-		return mirror.client.Get(t.Context(), mirror.store, c, timeout, candidates)
+		return mirror.client.Get(t.Context(), GetRequest{Store: mirror.store, CID: c, Timeout: timeout}, candidates)
 	}
 	for _, b := range site.blocks[:3] {
 		if err := get(b.CID(), 0, without, seed); err != nil {

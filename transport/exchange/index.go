@@ -272,7 +272,7 @@ func (f *Fetch) number() error {
 			f.progress.Known++
 			if have {
 				f.got.add(leaf)
-				f.progress.Bytes = addSizes(f.progress.Bytes, s.Size)
+				f.held(s.Size)
 			} else {
 				f.left++
 			}
@@ -342,7 +342,7 @@ func (f *Fetch) number() error {
 	}
 	f.mu.Lock()
 	last, ok := f.order.finish()
-	f.progress.Bytes = addSizes(f.progress.Bytes, cursor.Repeated())
+	f.held(cursor.Repeated())
 	if ok {
 		segment(last)
 	}
@@ -363,7 +363,6 @@ func (f *Fetch) count(b blockstore.Block, links []dag.Link) {
 	size := uint64(len(b.Data()))
 	f.lastBlock = time.Now()
 	f.progress.Known++
-	f.progress.Bytes = addSizes(f.progress.Bytes, size)
 	if b.CID().Equals(f.request.Root) {
 		f.progress.TotalBytes = addSizes(0, size)
 		for _, l := range links {
@@ -382,11 +381,12 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 	if ok {
 		b, err := f.request.Store.Get(context.Background(), s.CID)
 		if err == nil {
+			f.mu.Lock()
+			f.held(uint64(len(b.Data())))
 			if !s.Same() {
-				f.mu.Lock()
 				f.index.held, f.index.count = true, 0
-				f.mu.Unlock()
 			}
+			f.mu.Unlock()
 			return b, nil
 		}
 		if !errors.Is(err, blockstore.ErrCorrupt) && !errors.Is(err, blockstore.ErrNotFound) {
@@ -412,7 +412,7 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 				f.mu.Lock()
 				f.came(came.session)
 				f.index.proved(came.session, came.full, came.first+len(came.pieces))
-				f.fetched += int64(len(b.Data()))
+				f.sent(len(b.Data()))
 				f.mu.Unlock()
 				_, err := w.Write(b)
 				return b, err

@@ -230,7 +230,7 @@ func TestHostileGet(t *testing.T) {
 			seed, mirror := newNode(t, site.blocks...), newNode(t)
 			ctx := limit(t)
 			candidates := evil.before(ctx, seed)
-			if err := mirror.client.Get(ctx, mirror.store, block.CID(), 0, candidates); err != nil {
+			if err := mirror.client.Get(ctx, GetRequest{Store: mirror.store, CID: block.CID()}, candidates); err != nil {
 				t.Fatal(err)
 			}
 			mirror.checkHeld(t, []blockstore.Block{block})

@@ -182,7 +182,7 @@ func (s *session) merit() merit {
 	if _, ok := f.barren[s.peer]; ok {
 		return barren
 	}
-	if _, ok := f.gave[s.peer]; ok {
+	if f.tally.gave(s.peer) {
 		return giving
 	}
 	return unknown
@@ -251,7 +251,7 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 			if eta < latest || eta < own {
 				continue
 			}
-			if now.Sub(d.asked) < straggler && f.extra > 0 && f.extra+d.cost > stealMin+int(f.received.Load()/stealPart) {
+			if now.Sub(d.asked) < straggler && f.extra > 0 && f.extra+d.cost > stealMin+int(f.tally.Received()/stealPart) {
 				continue
 			}
 			if m := f.missing(t, s); len(m) > 0 {

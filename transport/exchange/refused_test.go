@@ -98,7 +98,7 @@ func TestFetcherRefuses(t *testing.T) {
 		}
 		candidates := make(chan Candidate, 1)
 		candidates <- Candidate{a.info(), true}
-		err = m.client.Get(limit(t), m.store, site.root(), timeout, candidates)
+		err = m.client.Get(limit(t), GetRequest{Store: m.store, CID: site.root(), Timeout: timeout}, candidates)
 		e, ok = errors.AsType[*UnreachableError](err)
 		if !ok || !errors.Is(e.Limit, network.ErrResourceLimitExceeded) {
 			t.Errorf("got %v", err)

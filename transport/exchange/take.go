@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"bufio"
-	"io"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -11,7 +10,7 @@ import (
 // read takes in frames until the stream ends.
 func (s *session) read(opened time.Time) error {
 	f := s.fetch
-	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.received, &s.received}}, 64<<10)
+	r := bufio.NewReaderSize(countingReader{s.stream, []*atomic.Int64{&f.tally.received, &s.received}}, 64<<10)
 	for first := true; ; first = false {
 		t, body, err := readFrameInto(r, maxAnswer, f.client.buffer)
 		if err != nil {
@@ -408,17 +407,4 @@ func (s *session) refused(t span, note func(*task)) bool {
 	}
 	f.changed.Broadcast()
 	return true
-}
-
-type countingReader struct {
-	io.Reader
-	counts []*atomic.Int64
-}
-
-func (r countingReader) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	for _, c := range r.counts {
-		c.Add(int64(n))
-	}
-	return n, err
 }

@@ -193,7 +193,8 @@ func TestGetBesideSilent(t *testing.T) {
 	}
 	candidates <- Candidate{seed.info(), true}
 	block := site.blocks[1]
-	if err := mirror.client.Get(limit(t), mirror.store, block.CID(), dropAfter, candidates); err != nil {
+	req := GetRequest{Store: mirror.store, CID: block.CID(), Timeout: dropAfter}
+	if err := mirror.client.Get(limit(t), req, candidates); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := mirror.store.Has(block.CID()); !ok || err != nil {

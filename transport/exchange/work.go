@@ -197,8 +197,7 @@ func (f *Fetch) settle(a arrival, good []int) {
 				f.left--
 				t.left--
 				n := good[i-a.answer.first]
-				f.fetched += int64(n)
-				f.progress.Bytes = addSizes(f.progress.Bytes, uint64(n))
+				f.sent(n)
 			}
 		}
 		if t.left == 0 {
