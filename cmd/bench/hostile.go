@@ -130,7 +130,7 @@ func followBeside(peers int, plays []string) func(context.Context, *world, resul
 			if err := w.settle(ctx); err != nil {
 				return measure{}, err
 			}
-			if _, err := w.follow(ctx, nil); err != nil {
+			if _, err := w.transfer(ctx, polluxProgram, nil); err != nil {
 				return measure{}, err
 			}
 			for _, m := range w.seeds[1:] {
@@ -148,7 +148,7 @@ func followBeside(peers int, plays []string) func(context.Context, *world, resul
 		if err := w.settle(ctx); err != nil {
 			return measure{}, err
 		}
-		return w.follow(ctx, nil)
+		return w.transfer(ctx, polluxProgram, nil)
 	}
 }
 

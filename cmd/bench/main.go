@@ -5,7 +5,7 @@
 // root, and needs /dev/net/tun and ip(8). docs/benchmarks.md describes it.
 //
 //	go run ./cmd/bench -list
-//	go run ./cmd/bench -sites DIR [-runs N] [-json] [SCENARIO...]
+//	go run ./cmd/bench -sites DIR [-runs N] [-peers=false] [-json] [SCENARIO...]
 //
 // The exit code is 0 if everything could be measured, whatever came out, and 1 if a
 // run failed. Results go to standard output, progress and failures to standard error.
@@ -36,6 +36,7 @@ func command(ctx context.Context) (code int) {
 	sites := flag.String("sites", "", "`directory` of sites: jdk-1, jdk-2, python-1, ...")
 	list := flag.Bool("list", false, "describe the scenarios, and run none")
 	asJSON := flag.Bool("json", false, "print one JSON object a line for each scenario")
+	peers := flag.Bool("peers", true, "run other programs too: rsync, libtorrent, Kubo")
 	runs := flag.Int("runs", 1, "do each run `N` times (on loopback at least 3), and show the one of median time")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: bench [flags] [SCENARIO...]\n")
@@ -54,7 +55,7 @@ func command(ctx context.Context) (code int) {
 		}
 		return 0
 	}
-	b := &bench{runs: *runs, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
+	b := &bench{runs: *runs, peers: *peers, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	if *sites != "" {
 		if b.sites, err = filepath.Abs(*sites); err != nil {
 			return usage(err)
@@ -106,6 +107,7 @@ func choose(names []string) ([]*scenario, error) {
 type bench struct {
 	sites   string // directory of sites, or ""
 	runs    int    // of each run
+	peers   bool   // other programs run too
 	log     func(format string, args ...any)
 	scratch string // for sites that are made
 	bin     string // the pollux program
@@ -154,13 +156,17 @@ func (b *bench) scenario(ctx context.Context, s *scenario) report {
 		r.fail("", err)
 		return r
 	}
+	all := s.runs
+	if b.peers {
+		all = slices.Concat(s.runs, s.peers)
+	}
 	// In rounds, so that what changes on the machine meanwhile changes for all runs.
 	got, failed := make(map[string][]measure), make(map[string]bool)
 	rounds := max(b.runs, s.rounds)
 	for n := range rounds {
 		round := results{}
-		for i := range s.runs {
-			run := &s.runs[i]
+		for i := range all {
+			run := &all[i]
 			if failed[run.label] {
 				continue // the other rounds must not hide it
 			}
@@ -175,10 +181,10 @@ func (b *bench) scenario(ctx context.Context, s *scenario) report {
 			got[run.label] = append(got[run.label], m)
 		}
 	}
-	for label, all := range got {
+	for label, measures := range got {
 		if !failed[label] {
-			slices.SortFunc(all, func(x, y measure) int { return cmp.Compare(x.Seconds, y.Seconds) })
-			r.Runs[label] = all[len(all)/2]
+			slices.SortFunc(measures, func(x, y measure) int { return cmp.Compare(x.Seconds, y.Seconds) })
+			r.Runs[label] = measures[len(measures)/2]
 		}
 	}
 	r.judge()

@@ -41,7 +41,7 @@ func TestMirror(t *testing.T) {
 	line := same(1, rates{1000, 1000})
 	wide := scenario{
 		name: "wide", rtt: time.Millisecond, site: siteNamed("tiny-1"), next: siteNamed("tiny-2"), limit: time.Minute,
-		runs: []run{{"first", line, line, followAndCompare}, {ours, same(2, line[0]), same(2, line[0]), update}},
+		runs: []run{{"first", line, line, followAndCompare}, {ours, same(2, line[0]), same(2, line[0]), updateWith(polluxProgram)}},
 		asks: []ask{atMost(60), atMost(0)},
 	}
 	local := scenario{
@@ -64,7 +64,7 @@ func TestMirror(t *testing.T) {
 	updated.runs = []run{{ours, same(2, line[0]), line, followBeside(len(deltaPlays), deltaPlays)}}
 	broken := scenario{
 		name: "broken", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
-		runs: []run{{ours, line, line, followAndSignal(0)}},
+		runs: []run{{ours, line, line, disturb(polluxProgram, undisturbed, 0)}},
 		asks: []ask{atMost(60)},
 	}
 	late := scenario{
@@ -77,7 +77,7 @@ func TestMirror(t *testing.T) {
 	interrupted := scenario{
 		name: "interrupted", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
 		runs: []run{{ours, line, line, func(ctx context.Context, w *world, _ results) (measure, error) {
-			if err := w.startAll(ctx); err != nil {
+			if err := startAll(ctx, w); err != nil {
 				return measure{}, err
 			}
 			interrupt()

@@ -7,7 +7,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -65,6 +67,22 @@ func (w *world) warm() error {
 	return unix.Munmap(b)
 }
 
+// dropCached has the kernel forget what it holds of the files of the machine's repository.
+func (m *machine) dropCached() error {
+	unix.Sync() // it holds on to what is not on the disk
+	return filepath.WalkDir(m.repo, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	})
+}
+
 // read measures a transfer of the site, or of its next version, or of both sites, that has
 // just ended.
 func (t *meter) read() (m measure, err error) {
@@ -117,8 +135,11 @@ func (w *world) peaks(m *measure) {
 }
 
 // peakMemory returns the most bytes of memory that a machine's daemon had resident
-// since forgetPeak, and 0 once it has ended.
+// since forgetPeak, and 0 if there is none any more.
 func (m *machine) peakMemory() int64 {
+	if m.daemon == nil {
+		return 0
+	}
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", m.daemon.cmd.Process.Pid))
 	if err != nil {
 		return 0

@@ -23,13 +23,17 @@ const (
 	largestPage  = 64 << 10 // bytes; larger ones measure the line
 )
 
-// followAndRead mirrors the site while a reader opens one page of it after the other,
-// in random order, until it is whole.
+// readWith brings the site to the mirror while a reader opens one page of it after the other
+// at the mirror's gateway, in random order, until it is whole.
 //
 // A page that came within less than a round-trip time was there already. The
 // percentiles are of the others.
-func followAndRead(ctx context.Context, w *world, _ results) (measure, error) {
-	if err := w.startAll(ctx); err != nil {
+func readWith(p program) func(context.Context, *world, results) (measure, error) {
+	return func(ctx context.Context, w *world, _ results) (measure, error) { return w.read(ctx, p) }
+}
+
+func (w *world) read(ctx context.Context, p program) (measure, error) {
+	if err := p.start(ctx, w); err != nil {
 		return measure{}, err
 	}
 	pages, err := pagesOf(w.site)
@@ -38,7 +42,7 @@ func followAndRead(ctx context.Context, w *world, _ results) (measure, error) {
 	}
 	mirror := w.mirrors[0]
 	var fetched []time.Duration
-	m, err := w.follow(ctx, func(ctx context.Context) error {
+	m, err := w.transfer(ctx, p, func(ctx context.Context) error {
 		if !mirror.awaitTraffic(ctx, bulkUnderWay) {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -93,7 +94,7 @@ func printTables(w io.Writer, reports []report) error {
 		if r.Failed != "" {
 			asked = append(asked, []string{r.Scenario, "", "failed: " + r.Failed, ""})
 		}
-		for _, run := range r.scenario.runs {
+		for _, run := range slices.Concat(r.scenario.runs, r.scenario.peers) {
 			m, ok := r.Runs[run.label]
 			if !ok {
 				continue

@@ -23,6 +23,7 @@ type scenario struct {
 	limit   time.Duration // for each run, preparation included
 	rounds  int           // of all runs, at least
 	runs    []run         // in order
+	peers   []run         // the same with other programs, after those
 	asks    []ask
 }
 
@@ -101,11 +102,25 @@ const (
 	alone       = "alone"    // the same, with a single mirror
 	undisturbed = "undisturbed"
 	twoMirrors  = "two mirrors" // the same, each site on a mirror of its own
+	cold        = "cold packs"  // the same, and no page of the seed's files is in memory
 	killed      = "killed"
 	stopped     = "stopped"
 	viaRsync    = "rsync"
 	viaTorrent  = "libtorrent"
+	viaKubo     = "kubo"
 )
+
+// The same with another program.
+
+func withRsync(seeds, mirrors []rates) run { return run{viaRsync, seeds, mirrors, rsync} }
+
+func withTorrent(seeds, mirrors []rates) run {
+	return run{viaTorrent, seeds, mirrors, fetchWith(torrentProgram)}
+}
+
+func withKubo(seeds, mirrors []rates) run {
+	return run{viaKubo, seeds, mirrors, fetchWith(kuboProgram)}
+}
 
 func atMost(seconds float64) ask {
 	return ask{text: "time", unit: "s", figure: func(r results) (float64, float64) { return r.seconds(ours), seconds }}
@@ -158,8 +173,9 @@ func updateOf(name, site, next string, asks ...ask) scenario {
 	return scenario{
 		name: name, about: "the next version, " + site + " → " + next + ": 100 Mbit/s, 100 ms RTT, one seed",
 		rtt: 100 * time.Millisecond, site: siteNamed(site), next: siteNamed(next), limit: 3 * time.Minute,
-		runs: []run{{ours, fast, fast, update}, {viaRsync, fast, fast, rsync}},
-		asks: asks,
+		runs:  []run{{ours, fast, fast, updateWith(polluxProgram)}},
+		peers: []run{withRsync(fast, fast), {viaKubo, fast, fast, updateWith(kuboProgram)}},
+		asks:  asks,
 	}
 }
 
@@ -168,13 +184,15 @@ var scenarios = []scenario{
 	{
 		name: "one-seed", about: "jdk-1: 100 Mbit/s, 100 ms RTT, one seed; what `pollux get` then writes equals the source",
 		rtt: 100 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
-		runs: []run{{ours, fast, fast, followAndCompare}, {viaRsync, fast, fast, rsync}},
-		asks: []ask{wireAtMost(0.12), atMost(7)},
+		runs:  []run{{ours, fast, fast, followAndCompare}},
+		peers: []run{withRsync(fast, fast), withTorrent(fast, fast), withKubo(fast, fast)},
+		asks:  []ask{wireAtMost(0.12), atMost(7)},
 	},
 	{
 		name: "lossy", about: "python-1: 100 Mbit/s, 100 ms RTT, one of 1,000 packets lost, one seed",
 		rtt: 100 * time.Millisecond, loss: 0.001, site: siteNamed("python-1"), limit: 5 * time.Minute,
-		runs: []run{{ours, fast, fast, follow}, {viaRsync, fast, fast, rsync}},
+		runs:  []run{{ours, fast, fast, follow}},
+		peers: []run{withRsync(fast, fast)},
 	},
 	updateOf("update", "jdk-1", "jdk-2", wireAtMost(0.004), atMost(3)),
 	updateOf("update-python", "python-1", "python-2", wireAtMost(0.01), atMost(2)),
@@ -182,8 +200,9 @@ var scenarios = []scenario{
 	{
 		name: "small", about: "1,200 files of 16 MB in all, from jdk-1: 100 Mbit/s, 300 ms RTT, one seed",
 		rtt: 300 * time.Millisecond, site: part("jdk-1", 1200, 16e6), limit: 2 * time.Minute,
-		runs: []run{{ours, fast, fast, follow}, {viaRsync, fast, fast, rsync}},
-		asks: []ask{atMost(4)},
+		runs:  []run{{ours, fast, fast, follow}},
+		peers: []run{withRsync(fast, fast), withTorrent(fast, fast), withKubo(fast, fast)},
+		asks:  []ask{atMost(4)},
 	},
 	{
 		name: "four-seeds", about: "jdk-1: four seeds of 5 Mbit/s up, a mirror of 20 Mbit/s, 50 ms RTT",
@@ -191,6 +210,10 @@ var scenarios = []scenario{
 		runs: []run{
 			{oneSeed, same(1, rates{100, 20}), same(1, rates{20, 20}), follow},
 			{ours, same(4, rates{100, 5}), same(1, rates{20, 20}), follow},
+		},
+		peers: []run{
+			withTorrent(same(4, rates{100, 5}), same(1, rates{20, 20})),
+			withKubo(same(4, rates{100, 5}), same(1, rates{20, 20})),
 		},
 		asks: []ask{
 			{text: "time, for 1.2 × one seed's wire/20 Mbit/s + 4 RTT", unit: "s", figure: func(r results) (float64, float64) {
@@ -209,6 +232,7 @@ var scenarios = []scenario{
 			{oneSeed, same(1, rates{100, 26}), fast, follow},
 			{ours, []rates{{100, 20}, {100, 5}, {100, 1}}, fast, follow},
 		},
+		peers: []run{withTorrent([]rates{{100, 20}, {100, 5}, {100, 1}}, fast)},
 		asks: []ask{{text: "rate, of the sum (one seed's wire / time)", unit: "%", least: true, figure: func(r results) (float64, float64) {
 			return 100 * r.wire(oneSeed) * 8 / r.seconds(ours) / 26e6, 85
 		}}},
@@ -216,14 +240,16 @@ var scenarios = []scenario{
 	{
 		name: "loopback-files", about: "all sites of the directory as one, at least 30,000 files and 400 MB: loopback",
 		site: all(30_000, 400e6), limit: 5 * time.Minute, rounds: onLoopback,
-		runs: []run{{ours, loopback, loopback, follow}, {viaTorrent, loopback, loopback, libtorrent}},
-		asks: []ask{timeOf(viaTorrent, 0.5)},
+		runs:  []run{{ours, loopback, loopback, follow}, {cold, loopback, loopback, followCold}},
+		peers: []run{withTorrent(loopback, loopback), withKubo(loopback, loopback)},
+		asks:  []ask{timeOf(viaTorrent, 0.5)},
 	},
 	{
 		name: "loopback-large", about: "one file of 1 GiB of random bytes: loopback",
 		site: random(1 << 30), limit: 5 * time.Minute, rounds: onLoopback,
-		runs: []run{{ours, loopback, loopback, follow}, {viaTorrent, loopback, loopback, libtorrent}},
-		asks: []ask{timeOf(viaTorrent, 0.85)},
+		runs:  []run{{ours, loopback, loopback, follow}},
+		peers: []run{withTorrent(loopback, loopback), withKubo(loopback, loopback)},
+		asks:  []ask{timeOf(viaTorrent, 0.85)},
 	},
 	{
 		name: "flash-crowd", about: "python-1: 16 mirrors of 10/10 Mbit/s at once, one seed of 10 Mbit/s, 50 ms RTT",
@@ -232,6 +258,7 @@ var scenarios = []scenario{
 			{alone, same(1, rates{10, 10}), same(1, rates{10, 10}), follow},
 			{ours, same(1, rates{10, 10}), same(16, rates{10, 10}), follow},
 		},
+		peers: []run{withTorrent(same(1, rates{10, 10}), same(16, rates{10, 10}))},
 		asks: []ask{
 			timeOf(alone, 2),
 			{text: "seed sent, of the wire of one alone", unit: "×", figure: func(r results) (float64, float64) {
@@ -251,7 +278,8 @@ var scenarios = []scenario{
 	{
 		name: "pages", about: "pages of jdk-1 from the mirror's gateway while it fetches the site: 20 Mbit/s, 50 ms RTT, one seed",
 		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
-		runs: []run{{ours, same(1, rates{20, 20}), same(1, rates{20, 20}), followAndRead}},
+		runs:  []run{{ours, same(1, rates{20, 20}), same(1, rates{20, 20}), readWith(polluxProgram)}},
+		peers: []run{{viaKubo, same(1, rates{20, 20}), same(1, rates{20, 20}), readWith(kuboProgram)}},
 		asks: []ask{{text: "p95 of pages that were not there yet, for 4 RTT", unit: "ms", figure: func(r results) (float64, float64) {
 			return 1000 * r.of(ours, func(m measure) float64 { return m.PageP95 }), 4 * 50
 		}}},
@@ -261,8 +289,12 @@ var scenarios = []scenario{
 		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
 		runs: []run{
 			{undisturbed, same(3, rates{20, 20}), same(1, rates{20, 20}), follow},
-			{killed, same(3, rates{20, 20}), same(1, rates{20, 20}), followAndSignal(syscall.SIGKILL)},
-			{stopped, same(3, rates{20, 20}), same(1, rates{20, 20}), followAndSignal(syscall.SIGSTOP)},
+			{killed, same(3, rates{20, 20}), same(1, rates{20, 20}), disturb(polluxProgram, undisturbed, syscall.SIGKILL)},
+			{stopped, same(3, rates{20, 20}), same(1, rates{20, 20}), disturb(polluxProgram, undisturbed, syscall.SIGSTOP)},
+		},
+		peers: []run{
+			withTorrent(same(3, rates{20, 20}), same(1, rates{20, 20})),
+			{viaTorrent + ", " + stopped, same(3, rates{20, 20}), same(1, rates{20, 20}), disturb(torrentProgram, viaTorrent, syscall.SIGSTOP)},
 		},
 		asks: []ask{lost(killed), lost(stopped)},
 	},
@@ -272,7 +304,8 @@ var scenarios = []scenario{
 	{
 		name: "memory", about: "all sites of the directory as one, at least 500 MB: 100 Mbit/s, 100 ms RTT, one seed",
 		rtt: 100 * time.Millisecond, site: all(0, 500e6), limit: 5 * time.Minute,
-		runs: []run{{ours, fast, fast, follow}},
+		runs:  []run{{ours, fast, fast, follow}},
+		peers: []run{withTorrent(fast, fast), withKubo(fast, fast)},
 		asks: []ask{
 			peak("seed", func(m measure) int64 { return m.SeedPeak }),
 			peak("mirror", func(m measure) int64 { return m.MirrorPeak }),

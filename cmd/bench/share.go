@@ -20,7 +20,7 @@ import (
 // What came for the first is known when it is whole, the rest was for the other; frames,
 // headers and acknowledgements count in proportion.
 func followBoth(ctx context.Context, w *world, _ results) (measure, error) {
-	if err := w.startAll(ctx); err != nil {
+	if err := startAll(ctx, w); err != nil {
 		return measure{}, err
 	}
 	roots := w.seeds[0].roots

@@ -1,24 +1,29 @@
 """Two ends of a transfer with libtorrent 2.
 
-torrent.py seed TORRENT DIR         makes TORRENT of DIR, seeds it, and prints "port N"
-torrent.py fetch TORRENT DIR PORT   fetches it to DIR from that port, and prints {"seconds": ...}:
-                                       from reading TORRENT until all pieces are checked and written
-                                       to the page cache
+torrent.py make TORRENT DIR                     makes TORRENT of DIR
+torrent.py seed TORRENT DIR LISTEN              seeds it, and prints "seeding"
+torrent.py fetch TORRENT DIR LISTEN PEER...     fetches it to DIR, and prints {"seconds": ..., "peak": ...}:
+                                                   from reading TORRENT until all pieces are checked and
+                                                   written to the page cache, and bytes of memory
+
+LISTEN and PEER are ADDRESS:PORT.
 """
 import json
 import os
+import resource
 import sys
 import time
 
 import libtorrent as lt
 
 
-def session():
+def session(listen):
     settings = lt.high_performance_seed()
     settings.update({
-        "listen_interfaces": "127.0.0.1:0",
+        "listen_interfaces": listen,
         "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False,
-        # One TCP connection, in the clear.
+        # TCP, in the clear. All machines of a loopback have one address.
+        "allow_multiple_connections_per_ip": True,
         "enable_incoming_utp": False, "enable_outgoing_utp": False,
         "in_enc_policy": lt.enc_policy.disabled, "out_enc_policy": lt.enc_policy.disabled,
         # Deep pipelines, and a thread for each core.
@@ -60,9 +65,9 @@ def wait(s, handle, done):
 def main():
     role, torrent, top = sys.argv[1:4]
     top = os.path.abspath(top)
-    if role == "seed":
-        make(torrent, top)
-    s = session()
+    if role == "make":
+        return make(torrent, top)
+    s = session(sys.argv[4])
     while not s.listen_port():
         time.sleep(0.01)
     start = time.monotonic()
@@ -74,15 +79,18 @@ def main():
         params.flags |= lt.torrent_flags.seed_mode
         handle = s.add_torrent(params)
         wait(s, handle, lambda status: status.is_seeding)
-        print("port", s.listen_port(), flush=True)
+        print("seeding", flush=True)
         while True:
             s.wait_for_alert(60000)
             s.pop_alerts()
     params.save_path = top
     handle = s.add_torrent(params)
-    handle.connect_peer(("127.0.0.1", int(sys.argv[4])))
+    peers = [peer.rsplit(":", 1) for peer in sys.argv[5:]]
+    for address, port in peers:
+        handle.connect_peer((address, int(port)))
     wait(s, handle, lambda status: status.is_seeding)
-    print(json.dumps({"seconds": time.monotonic() - start}), flush=True)
+    seconds = time.monotonic() - start
+    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10}), flush=True)
 
 
 main()

@@ -178,7 +178,7 @@ func (m *machine) start(ctx context.Context, via *machine, dirs ...string) (err 
 }
 
 // startAll runs the daemons: the seeds, which hold the sites, and then the mirrors.
-func (w *world) startAll(ctx context.Context) error {
+func startAll(ctx context.Context, w *world) error {
 	first, sites := w.seeds[0], []string{w.site}
 	if w.other != "" {
 		sites = append(sites, w.other)
@@ -229,6 +229,9 @@ func (m *machine) settle(ctx context.Context) error {
 		time.Sleep(10 * time.Millisecond) // there is no event to wait for
 	}
 }
+
+// port is first or one after it, another on each machine: those of a loopback have one address.
+func (m *machine) port(first int) int { return first + slices.Index(m.world.machines(), m) }
 
 // machines are all, the first seed first.
 func (w *world) machines() []*machine { return slices.Concat(w.seeds, w.mirrors) }

@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -74,46 +72,4 @@ func (m *machine) awaitListener(ctx context.Context, server *process, address st
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-}
-
-// torrentScript is run by Debian's Python, which Debian's libtorrent is made for.
-//
-//go:embed torrent.py
-var torrentScript []byte
-
-const debianPython = "/usr/bin/python3"
-
-// libtorrent has one session fetch the site from another.
-func libtorrent(ctx context.Context, w *world, _ results) (measure, error) {
-	seed, mirror := w.seeds[0], w.mirrors[0]
-	if _, err := mirror.exec(ctx, debianPython, "-c", "import libtorrent"); err != nil {
-		return measure{}, skipError("no libtorrent (Debian's package is python3-libtorrent)")
-	}
-	script, torrent := filepath.Join(w.dir, "torrent.py"), filepath.Join(w.dir, "site.torrent")
-	if err := os.WriteFile(script, torrentScript, 0o600); err != nil {
-		return measure{}, err
-	}
-	var port string
-	_, err := seed.serve(ctx, func(line string) bool {
-		_, err := fmt.Sscanf(line, "port %s", &port)
-		return err == nil
-	}, debianPython, script, "seed", torrent, w.site)
-	if err != nil {
-		return measure{}, err
-	}
-	meter, err := w.meter()
-	if err != nil {
-		return measure{}, err
-	}
-	out, err := mirror.exec(ctx, debianPython, script, "fetch", torrent, filepath.Join(w.dir, "copy"), port)
-	if err != nil {
-		return measure{}, err
-	}
-	m, err := meter.read()
-	if err != nil {
-		return m, err
-	}
-	// Its session runs already, like a daemon does when it is told to follow.
-	err = json.Unmarshal([]byte(out), &struct{ Seconds *float64 }{&m.Seconds})
-	return m, err
 }
