@@ -39,7 +39,7 @@ func (c *serving) run(s span, stored bool) (run, error) {
 			return run{}, err
 		}
 	}
-	return r, nil
+	return r, c.ctx.Err() // or what was not read would count as missing
 }
 
 // hardSize is from how many bytes on a block that the store did not pack is not worth

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"pollux/blockstore"
 )
 
 // A swarm is what this node knows of one DAG that is being exchanged: the numbers of
@@ -281,7 +284,8 @@ func (w *swarm) servedOthers(p peer.ID) int {
 }
 
 // order returns the complete order with the given base, making it if need be. It waits
-// for a Fetch that has still to complete its own. It fails if a node is not held.
+// for a Fetch that has still to complete its own. It fails if a node is not held, or a root
+// that is a leaf.
 func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, error) {
 	w.mu.Lock()
 	if o := w.orders[base]; o != nil && w.known && w.all {
@@ -332,6 +336,9 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 			if ok {
 				held.add(i)
 			}
+		}
+		if o.nodes.len() == 0 && o.leaves.len() > 0 && held.n == 0 {
+			return nil, fmt.Errorf("%w: the root, a leaf", blockstore.ErrNotFound)
 		}
 	}
 	w.mu.Lock()
