@@ -235,37 +235,6 @@ func FuzzPieces(f *testing.F) {
 	})
 }
 
-// FuzzServer lets a peer send arbitrary bytes to a server, after HELLO and perhaps OPEN.
-func FuzzServer(f *testing.F) {
-	old, site := tiny()
-	server, err := NewServer(newHost(f), hold(append(old, site...)...), testLog(f))
-	if err != nil {
-		f.Fatal(err)
-	}
-	root := site[0].CID()
-	for _, b := range goodFrames(f) {
-		f.Add(b, true)
-		f.Add(b, false)
-	}
-	all := appendList(nil, list{})
-	want := func(first, n int) []byte { return appendSpanFrame(nil, frameWant, []span{{first, n}}) }
-	f.Add(concat(all, want(0, 20), appendSpanFrame(nil, frameCancel, []span{{5, 5}})), true)
-	f.Add(concat(appendOpen(nil, open{root: root, base: old[0].CID()}), all, want(3, 9)), true)
-	f.Add(appendOpen(nil, open{root: root, eager: maxEager}), false)
-	f.Fuzz(func(t *testing.T, b []byte, opened bool) {
-		server.log = testLog(t)
-		in := bytes.Clone(hello)
-		if opened {
-			in = opening(root)
-		}
-		w := &wire{Reader: bytes.NewReader(append(in, b...))}
-		server.serve(w, &network.NullScope{}, "p")
-		if limit := maxEager + 2000*(len(in)+len(b)); w.written > limit {
-			t.Errorf("%d bytes answered to %d", w.written, len(b))
-		}
-	})
-}
-
 // FuzzSession fetches from a provider that says arbitrary bytes after HELLO and OPENED.
 // The fetch has to go on, and to store nothing but blocks of the site.
 func FuzzSession(f *testing.F) {
@@ -295,6 +264,8 @@ func FuzzSession(f *testing.F) {
 	f.Add(concat(index, few, appendSpanFrame(nil, frameMiss, []span{{3, 4}})))
 	f.Add(concat(index, appendData(nil, 15, enc.body(make([]piece, 20), levelFast))))
 	f.Add(concat(appendData(nil, 5, enc.body(make([]piece, 20), levelFast)), index))
+	deltas := slices.Repeat([]piece{{kind: kindDelta, bytes: []byte{0, 1}}}, 20) // of no base
+	f.Add(concat(index, appendData(nil, 0, enc.body(deltas, levelFast))))
 	lie := wrongData(func(_ *actor, _ int, p piece) piece { return wrong(p) })
 	f.Add(concat(index, lie(a, []span{{0, 20}})))
 	f.Add(concat(appendHave(nil, false, []span{{0, 5}}), index, appendBusy(nil, time.Second)))

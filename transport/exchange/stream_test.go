@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // resettable is a stream with which nothing else happens.
@@ -70,6 +72,24 @@ func (p *pipe) CloseRead() error                 { return p.PipeReader.Close() }
 func (p *pipe) Close() error                     { return p.Reset() }
 func (p *pipe) SetReadDeadline(time.Time) error  { return nil }
 func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
+func (p *pipe) Conn() network.Conn               { return nearby{} }
+
+// SetDeadline ends the stream then.
+func (p *pipe) SetDeadline(at time.Time) error {
+	time.AfterFunc(time.Until(at), func() { p.Reset() })
+	return nil
+}
+
+// nearby is the connection that a pipe is on.
+type nearby struct{ network.Conn }
+
+func (nearby) RemotePeer() peer.ID           { return "nearby" }
+func (nearby) RemoteMultiaddr() ma.Multiaddr { return nowhere[0] }
+func (nearby) Stat() (s network.ConnStats) {
+	s.Direction = network.DirOutbound
+	return s
+}
+
 func (p *pipe) Reset() error {
 	p.PipeReader.CloseWithError(network.ErrReset)
 	p.out.CloseWithError(network.ErrReset)
@@ -92,8 +112,12 @@ func (h near) ID() peer.ID { return h.id }
 func (h near) Connect(context.Context, peer.AddrInfo) error { return nil }
 
 func (h near) NewStream(_ context.Context, p peer.ID, _ ...protocol.ID) (network.Stream, error) {
+	do, ok := h.to[p]
+	if !ok {
+		return nil, errors.New("nobody is there")
+	}
 	mine, others := pipes()
-	go h.to[p](others, h.id)
+	go do(others, h.id)
 	return mine, nil
 }
 
