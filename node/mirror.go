@@ -68,7 +68,7 @@ func (n *Node) runMirror(ctx context.Context, m *mirror) {
 		n.log.Warn("mirroring failed, will try again", "root", m.root, "err", err, "after", pause)
 		m.mu.Lock()
 		m.failed = err // and stays so until the next attempt makes progress
-		m.progress = exchange.Progress{}
+		m.progress.Peers = 0
 		close(m.failures)
 		m.failures = make(chan struct{})
 		m.mu.Unlock()
@@ -159,7 +159,7 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 					return site{}, failed
 				}
 				return site{}, unreachable(n.online(), &exchange.UnreachableError{
-					Missing: p.Known - p.Blocks, Waited: timeout,
+					Missing: max(p.Known-p.Blocks, 1), Waited: timeout,
 					Providers: p.Providers, Asked: p.Asked,
 				})
 			}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/gofrs/flock"
 
@@ -46,6 +47,9 @@ func probe(dir string) error {
 	return fmt.Errorf("%w: %s: %w; make it writable, then start again", errReadOnly, dir, err)
 }
 
+// lockWait is how long another process is waited for that has the repository.
+const lockWait = time.Second
+
 // takeLock finds out whether the repository is read-only, and locks it: for this
 // process alone, or together with others that only read.
 func (n *Node) takeLock() error {
@@ -55,7 +59,14 @@ func (n *Node) takeLock() error {
 	if n.readOnly != nil {
 		take = n.lock.TryRLock
 	}
-	locked, err := take()
+	// A command that is just at its end has the lock for some milliseconds.
+	var locked bool
+	var err error
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if locked, err = take(); locked || err != nil || time.Since(start) > lockWait {
+			break
+		}
+	}
 	switch {
 	case n.readOnly != nil && errors.Is(err, syscall.EROFS):
 		return nil // there is no lock, and nobody who could change anything

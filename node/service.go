@@ -258,7 +258,10 @@ func diskError(err error) error {
 
 // unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
 func unreachable(net *transport.Network, err error) error {
-	if net != nil && !net.Online() {
+	switch {
+	case net != nil && !net.Online() && net.Connections() > 0:
+		return fmt.Errorf("%w: %w; only connected peers were asked: no member of the DHT is reachable, name one with --bootstrap", api.ErrUnreachable, err)
+	case net != nil && !net.Online():
 		return fmt.Errorf("%w: %w; no member of the network is reachable yet: check the connection, or name one with --bootstrap", api.ErrUnreachable, err)
 	}
 	return fmt.Errorf("%w: %w", api.ErrUnreachable, err)
@@ -348,6 +351,9 @@ func (n *Node) siteStatus(s site) api.Site {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.failed != nil {
+		out.Error = m.failed.Error()
+	}
 	if p := m.progress; p.Known > 0 {
 		out.Blocks, out.Bytes, out.MissingBlocks = int64(p.Known), p.Bytes, int64(p.Known-p.Blocks)
 		if p.Peers > 0 {

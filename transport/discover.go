@@ -120,13 +120,25 @@ func (n *Network) lookUp(ctx context.Context, root cid.Cid, send func(exchange.C
 }
 
 // lookUpOnce sends the providers that the DHT knows, once the node has joined that, and
-// says whether it came to the end.
+// says whether it came to the end. Until then those have to do that announced themselves to
+// this node, as they do to the first of a network; it has nobody to wait for.
 func (n *Network) lookUpOnce(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool {
+	if !n.routing.Online() {
+		if ok := n.found(ctx, root, send); !ok || n.first {
+			return ok
+		}
+	}
 	for !n.routing.Online() {
 		if !sleep(ctx, offlinePoll) {
 			return false
 		}
 	}
+	return n.found(ctx, root, send)
+}
+
+// found sends the providers that the DHT, or this node's part in it, knows now. It says
+// whether send took them all.
+func (n *Network) found(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool {
 	for info := range n.routing.FindProviders(ctx, root) {
 		if !send(exchange.Candidate{AddrInfo: info, Provider: true}) {
 			return false

@@ -67,6 +67,7 @@ type Network struct {
 	traffic *traffic
 	log     *slog.Logger
 	reach   *reachabilityWatch
+	first   bool // others join through it: it knows nobody to join through
 
 	// relays is the routing, once the host, which is older, may ask it for relays.
 	relays atomic.Pointer[routing.Routing]
@@ -102,6 +103,7 @@ func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
+	n.first = bootstrap != nil && len(bootstrap) == 0
 	n.host, err = newHost(HostConfig{
 		Identity: key, Listen: cfg.Listen, Network: cfg.Network,
 		MDNS: cfg.MDNS, NAT: cfg.PortMapping, ConnLow: cfg.ConnLow, ConnHigh: cfg.ConnHigh,

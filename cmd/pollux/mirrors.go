@@ -19,6 +19,7 @@ type mirror struct {
 	State   string   `json:"state"`
 	Version int64    `json:"version"`
 	RTTMS   float64  `json:"rtt_ms"`
+	Share   float64  `json:"share"`
 }
 
 func (a *app) mirrorsCommand() *cobra.Command {
@@ -69,7 +70,7 @@ func (a *app) printMirrors(res api.MirrorsResult) error {
 			Mirrors []mirror `json:"mirrors"`
 		}{[]mirror{}}
 		for _, m := range res.Mirrors {
-			out.Mirrors = append(out.Mirrors, mirror{m.Peer, list(m.Addrs), m.State, m.Version, m.RTTMS})
+			out.Mirrors = append(out.Mirrors, mirror{m.Peer, list(m.Addrs), m.State, m.Version, m.RTTMS, m.Share})
 		}
 		return a.printJSON(out)
 	}

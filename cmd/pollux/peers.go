@@ -32,6 +32,9 @@ func (a *app) peersCommand() *cobra.Command {
 					Peers []api.Peer `json:"peers"`
 				}{list(peers)})
 			}
+			if len(peers) == 0 && !a.quiet {
+				return a.printf("No peer is connected\n")
+			}
 			for _, p := range peers {
 				if err := a.printPeer(p); err != nil {
 					return err

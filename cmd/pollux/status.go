@@ -77,6 +77,9 @@ func (a *app) printStatus(st api.Status, live bool) error {
 			a.printf("  %s", printable(s.Name))
 		}
 		a.printf("\n")
+		if s.Error != "" {
+			a.printf("    %s\n", printable(s.Error))
+		}
 	}
 	return nil
 }

@@ -240,10 +240,11 @@ type Site struct {
 	Root          string `json:"root"`           // CID that readers are served now
 	Version       int64  `json:"version"`        // 0 for a CID
 	Blocks        int64  `json:"blocks"`         // distinct blocks known to be in it
-	Bytes         int64  `json:"bytes"`          // bytes of those blocks
+	Bytes         int64  `json:"bytes"`          // bytes of those of them that are here
 	MissingBlocks int64  `json:"missing_blocks"` // blocks known to be in it that are not here
 	State         string `json:"state"`          // one of the State constants
 	LagS          int64  `json:"lag_s"`          // seconds that Root has been out of date; 0 if it is the newest known
+	Error         string `json:"error"`          // why fetching it failed last; "" if it did not, or goes on
 }
 
 // StoreStatus describes the local block store.

@@ -53,6 +53,8 @@ type Request struct {
 	NodesOnly bool
 	// Size is what the DAG below Root takes according to its link, 0 if unknown.
 	Size uint64
+	// Once gives up when all candidates have been asked, and none of them brings anything.
+	Once bool
 	// Timeout ends the fetch when no block has arrived for so long; 0 is never.
 	Timeout time.Duration
 	// Tally, if not nil, counts this call's part beside those of others.
@@ -69,7 +71,7 @@ type Progress struct {
 	Held       int64 // of Bytes, those that nobody had to send
 	TotalBytes int64 // bytes of the DAG, as its links count them; 0 until the root is there
 	Received   int64 // by Request.Tally, or else for this Fetch
-	Peers      int   // the same
+	Peers      int   // peers that are asked now and have sent blocks
 	Providers  int   // peers that were announced as providers
 	Asked      int   // peers that were asked
 }
@@ -333,6 +335,14 @@ func (f *Fetch) finish(err error) {
 	f.changed.Broadcast()
 }
 
+// giveUp ends the fetch for want of peers. The caller holds mu.
+func (f *Fetch) giveUp() {
+	f.finish(&UnreachableError{
+		Missing: max(f.left, 1), Waited: time.Since(f.lastBlock).Round(time.Second),
+		Providers: len(f.providers), Asked: len(f.asked), Limit: f.limited,
+	})
+}
+
 func (f *Fetch) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -383,10 +393,7 @@ func (f *Fetch) watch() {
 			f.index.check(f, now)
 			f.changed.Broadcast() // some of what sessions wait for is that time passes
 			if t := f.request.Timeout; t > 0 && now.Sub(f.lastBlock) > t {
-				f.finish(&UnreachableError{
-					Missing: max(f.left, 1), Waited: t, Providers: len(f.providers), Asked: len(f.asked),
-					Limit: f.limited,
-				})
+				f.giveUp()
 			}
 			f.mu.Unlock()
 			f.report()
@@ -439,10 +446,22 @@ func (f *Fetch) report() {
 	f.mu.Lock()
 	p := f.progress
 	p.Blocks = p.Known - f.left
-	p.Received, p.Peers = f.tally.Received(), f.tally.Peers()
+	p.Received, p.Peers = f.tally.Received(), f.giving()
 	p.Providers, p.Asked = len(f.providers), len(f.asked)
 	f.mu.Unlock()
 	f.request.Progress(p)
+}
+
+// giving returns how many peers there are that have sent blocks over a stream which goes on.
+// The caller holds mu.
+func (f *Fetch) giving() int {
+	peers := make(map[peer.ID]struct{}, len(f.sessions))
+	for s := range f.sessions {
+		if s.gave && s.err == nil {
+			peers[s.peer] = struct{}{}
+		}
+	}
+	return len(peers)
 }
 
 // blame ends the session of a peer that sent something wrong, and keeps the peer away

@@ -34,6 +34,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		waiting bool
 		active  bool
 		failed  bool // the last try
+		barren  bool // that brought nothing, and not for want of a place
 	}
 	type outcome struct {
 		peer peer.ID
@@ -101,6 +102,14 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 	for _, info := range f.early {
 		meet(info, false)
 	}
+	allBarren := func() bool {
+		for _, s := range known {
+			if !s.barren {
+				return false
+			}
+		}
+		return true
+	}
 	latency := func(p peer.ID) time.Duration {
 		if d := book.LatencyEWMA(p); d > 0 {
 			return d
@@ -137,9 +146,11 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			if o.gave {
 				s.delay = firstRetry
 			}
-			if busy, ok := errors.AsType[*busyError](o.err); ok {
+			busy, refused := errors.AsType[*busyError](o.err)
+			if refused {
 				s.delay = max(s.delay, busy.pause)
 			}
+			s.barren = !o.gave && !refused
 			// Spread out, so that peers that failed together do not return together.
 			end := f.end // alone: the fetch is not to be kept for an hour
 			time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
@@ -158,6 +169,12 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		}
 		if needed != nil {
 			continue // all may be held already: nobody is dialled in vain
+		}
+		if f.request.Once && candidates == nil && active == 0 && allBarren() {
+			f.mu.Lock()
+			f.giveUp()
+			f.mu.Unlock()
+			return
 		}
 		slices.SortStableFunc(waiting, func(a, b peer.ID) int {
 			return cmp.Or(compareBool(known[a].failed, known[b].failed), cmp.Compare(latency(a), latency(b)),

@@ -106,6 +106,7 @@ func (s *survey) run(ctx context.Context, cancel context.CancelFunc, candidates 
 	var (
 		feed     = make(chan Candidate) // to whoever fetches nodes
 		unfed    []Candidate            // for feed
+		fed      bool                   // all
 		orders   = make(chan numbered, 1)
 		progress = make(chan Progress, 1)
 		silence  <-chan time.Time
@@ -127,6 +128,10 @@ func (s *survey) run(ctx context.Context, cancel context.CancelFunc, candidates 
 	}
 	for !s.done(candidates == nil) {
 		s.start(ctx)
+		if candidates == nil && len(unfed) == 0 && !fed {
+			fed = true
+			close(feed)
+		}
 		var next chan<- Candidate
 		var first Candidate
 		if s.numbering && len(unfed) > 0 {
@@ -197,7 +202,7 @@ func (s *survey) number(ctx context.Context, candidates <-chan Candidate, progre
 		return o, err
 	}
 	_, err = s.client.Fetch(ctx, Request{
-		Store: req.Store, Root: req.Root, Bases: req.Bases, Timeout: req.Timeout, NodesOnly: true,
+		Store: req.Store, Root: req.Root, Bases: req.Bases, Timeout: req.Timeout, NodesOnly: true, Once: true,
 		Progress: func(p Progress) {
 			select {
 			case progress <- p:

@@ -20,8 +20,8 @@ import (
 // is none. Every write is durable when it returns. Only one process can have it
 // open.
 //
-// If dir is "", or cannot be changed because its file system is read-only or for want
-// of permission, which is logged, the datastore is in memory and ends with the process:
+// If dir is "", or cannot be changed because its file system is read-only or full or for
+// want of permission, which is logged, the datastore is in memory and ends with the process:
 // all keys are announced anew then.
 //
 // A damaged datastore is repaired as far as it goes; if it does not go, it is
@@ -37,8 +37,9 @@ func OpenDatastore(dir string, log *slog.Logger) (datastore.Batching, error) {
 	if err == nil {
 		return ds, nil
 	}
-	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
-		log.Warn("routing datastore cannot be written: it is in memory", "dir", dir, "err", err)
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if full || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		log.Warn("routing datastore cannot be written: it is in memory until the next start", "dir", dir, "err", err)
 		return OpenDatastore("", log)
 	}
 	if !isDamaged(err) {
