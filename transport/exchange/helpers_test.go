@@ -26,6 +26,7 @@ func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 
 func newHostAt(t testing.TB, addr string, opts ...libp2p.Option) host.Host {
 	t.Helper()
+	label(t)
 	h, err := libp2p.New(append([]libp2p.Option{
 		libp2p.ListenAddrStrings(addr), libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.DisableRelay(), libp2p.DisableMetrics(),

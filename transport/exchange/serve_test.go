@@ -82,15 +82,7 @@ func opening(root cid.Cid) []byte { return appendOpen(bytes.Clone(hello), open{r
 
 // working returns the stacks of those goroutines that serve or fetch.
 func working() []string {
-	buf := make([]byte, 16<<20)
-	var found []string
-	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(g, "exchange.(*serving)") || strings.Contains(g, "exchange.(*Server)") ||
-			strings.Contains(g, "exchange.(*Fetch)") || strings.Contains(g, "exchange.(*session)") {
-			found = append(found, g)
-		}
-	}
-	return found
+	return goroutines("exchange.(*serving)", "exchange.(*Server)", "exchange.(*Fetch)", "exchange.(*session)")
 }
 
 // quiet waits until nobody is served.
