@@ -34,7 +34,7 @@ type asker struct {
 	came chan answered
 }
 
-// answered is an INDEX, a DATA or a LATER.
+// answered is an INDEX, a DATA, a BLOCKS or a LATER.
 type answered struct {
 	frameType
 	body []byte
@@ -51,7 +51,8 @@ func (n *node) asks(name string, begin []byte) *asker {
 			if err != nil {
 				return
 			}
-			if typ == frameIndex || typ == frameData || typ == frameLater {
+			switch typ {
+			case frameIndex, frameData, frameBlocks, frameLater:
 				a.came <- answered{typ, body}
 			}
 		}

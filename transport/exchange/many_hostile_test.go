@@ -107,6 +107,30 @@ func TestALieCostsAFrame(t *testing.T) {
 	}
 }
 
+// TestSameLeafAgain has a provider send the same leaf unasked a thousand times, which it may as
+// far as it may send any, and no other. The rest comes from an honest one, and each leaf counts
+// once.
+func TestSameLeafAgain(t *testing.T) {
+	site := small(100)
+	root := site[0].CID()
+	honest, mirror := newNode(t, site...), newNode(t)
+	evil := newActor(t, script{list: func(a *actor, l list) []byte {
+		return append(a.nodes(l), bytes.Repeat(a.leaves([]span{{7, 1}}), 1000)...)
+	}, want: func(*actor, []span) []byte { return nil }}, root, cid.Undef, site...)
+	ctx := limit(t)
+	res, err := mirror.client.Fetch(ctx, Request{Store: mirror.store, Root: root}, evil.before(ctx, honest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site)
+	if res.Blocks != len(site) || res.Bytes != size(site) {
+		t.Errorf("%d blocks of %d bytes, want %d of %d", res.Blocks, res.Bytes, len(site), size(site))
+	}
+	if mirror.client.bans.has(evil.ID()) || mirror.client.bans.has(honest.ID()) {
+		t.Error("somebody is banned")
+	}
+}
+
 // recorder notes what is read.
 type recorder struct {
 	network.Stream
