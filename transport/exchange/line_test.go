@@ -198,6 +198,54 @@ func TestHeldBackPutsOffNobody(t *testing.T) {
 	})
 }
 
+// TestWaitingIsNotIdle has one wait for longer than a stream may be idle, in line or for what it
+// had enough of: it is sent what it asked for after all.
+func TestWaitingIsNotIdle(t *testing.T) {
+	site := largeLeaves(8)
+	leaf := site[1].CID()
+	for name, keep := range map[string]func(seed *node) (release func()){
+		"in line": func(seed *node) func() {
+			u, much := seed.server.crowds, 1<<30
+			add := func(n int) {
+				u.mu.Lock()
+				defer u.mu.Unlock()
+				u.onWay += n
+				u.call()
+			}
+			add(much)
+			return func() { add(-much) }
+		},
+		"had enough": func(seed *node) func() {
+			seed.server.enter("a") // or it would be alone
+			h := seed.server.had.of("x")
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.blocks[leaf], h.until = enough, time.Now().Add(4*serveIdle/3)
+			return func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			crowdAsks(t, site, "xab", func(seed *node, all []*asker) {
+				x := all[0]
+				release := keep(seed)
+				if got := x.want(span{0, 1}); got != 0 {
+					t.Errorf("a frame of type %d, and no wait", got)
+				}
+				for range 4 {
+					for _, other := range all[1:] { // or they would be idle
+						other.Write(appendSpanFrame(nil, frameCancel, []span{{0, 1}}))
+					}
+					time.Sleep(serveIdle / 3)
+				}
+				release()
+				if got := x.next(); got != frameData {
+					t.Errorf("a frame of type %d when the wait is over", got)
+				}
+			})
+		})
+	}
+}
+
 // TestEagerEnds asks for just what was sent unasked: nothing more is sent unasked then.
 func TestEagerEnds(t *testing.T) {
 	leaves := make([]blockstore.Block, 20)
