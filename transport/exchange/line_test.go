@@ -172,6 +172,38 @@ func TestBehindPutsOffNobody(t *testing.T) {
 	})
 }
 
+// TestHadWaitsBehind has one wait for what it was sent before, and another for what it was not:
+// that is sent first, though it came last.
+func TestHadWaitsBehind(t *testing.T) {
+	crowdAsks(t, largeLeaves(8), "xab", func(seed *node, all []*asker) {
+		x, a := all[0], all[1]
+		if got := x.want(span{0, 1}); got != frameData {
+			t.Errorf("a frame of type %d", got)
+		}
+		x.Write(appendGot(nil, 1)) // or it would be behind for that
+		time.Sleep(passTime)
+		u := seed.server.crowds
+		room := func(n int) { // for so many answers
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			u.window.size, u.onWay = 1, 2*u.answer-n
+			u.call()
+		}
+		room(0)
+		if got := [...]frameType{x.want(span{0, 1}), a.want(span{1, 1})}; got != [2]frameType{} {
+			t.Errorf("frames of types %d, and no wait", got)
+		}
+		room(1)
+		if got := [...]frameType{a.next(), x.next()}; got != [2]frameType{frameData, 0} {
+			t.Errorf("frames of types %d, want a DATA and none", got)
+		}
+		room(1)
+		if got := x.next(); got != frameData {
+			t.Errorf("a frame of type %d in the end", got)
+		}
+	})
+}
+
 // TestHeldBackPutsOffNobody has one wait for what it had enough of.
 func TestHeldBackPutsOffNobody(t *testing.T) {
 	site := newTree(97, 4, 100)

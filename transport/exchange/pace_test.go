@@ -1,9 +1,15 @@
 package exchange
 
 import (
+	"bytes"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"pollux/blockstore"
 )
 
 // TestPace has answers be made without a pause, and then with long ones: they become less
@@ -57,6 +63,70 @@ func TestPace(t *testing.T) {
 			t.Errorf("level %d, want %d", p.level(), levelFast)
 		}
 	})
+}
+
+// TestPaceOfStream has answers take much less time than is waited: until the last one is taken,
+// until something is asked for, or for what another stream makes. They stay dense.
+func TestPaceOfStream(t *testing.T) {
+	const segments, each = 24, 16 // so many leaves in each
+	var leaves []blockstore.Block
+	for i := range segments * each {
+		text := fmt.Appendf(nil, "%016d", i)
+		leaves = append(leaves, blockstore.Sum(cid.Raw, bytes.Repeat(text, segmentBytes/each/len(text))))
+	}
+	site := append([]blockstore.Block{nodeOf(leaves...)}, leaves...)
+	segment := func(i int) span { return span{i * each, each} }
+	// Of two segments the first takes long, and the other less.
+	const long, short = 200 * time.Millisecond, 50 * time.Millisecond
+	takes := make(map[cid.Cid]time.Duration)
+	for i := range segments {
+		takes[leaves[segment(i).first].CID()] = []time.Duration{long, short}[i%2]
+	}
+	h := newHost(t)
+	for _, tt := range []struct {
+		name string
+		time func(cid.Cid) time.Duration
+		ask  func(seed *node, p *asker)
+	}{
+		{"taken", func(cid.Cid) time.Duration { return 0 }, func(_ *node, p *asker) {
+			p.Write(appendSpanFrame(nil, frameWant, []span{{0, len(leaves)}}))
+		}},
+		{"asked for", func(cid.Cid) time.Duration { return 0 }, func(_ *node, p *asker) {
+			for i := range segments {
+				time.Sleep(short)
+				p.Write(appendSpanFrame(nil, frameWant, []span{segment(i)}))
+			}
+		}},
+		{"made by another", func(c cid.Cid) time.Duration { return takes[c] }, func(seed *node, p *asker) {
+			other := seed.asks("other", opening(site[0].CID()))
+			defer other.Reset()
+			time.AfterFunc(short, func() { p.Write(appendSpanFrame(nil, frameWant, []span{{0, len(leaves)}})) })
+			for i := 0; i < segments; i += 2 {
+				other.Write(appendSpanFrame(nil, frameWant, []span{segment(i)}))
+				<-other.came
+				time.Sleep(short / 2) // p makes the next one meanwhile
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				seed := nodeOn(t, h, nil, takesTime{hold(site...), tt.time})
+				p := seed.asks("p", opening(site[0].CID()))
+				tt.ask(seed, p)
+				for i := range segments {
+					a, err := parseData((<-p.came).body)
+					if err != nil || a.span() != segment(i) {
+						t.Errorf("leaves %v, %v; want %v", a.span(), err, segment(i))
+					}
+					if a.body.encoding != encodingZstd {
+						t.Errorf("segment %d comes as it is", i)
+					}
+				}
+				p.Reset()
+				time.Sleep(time.Minute) // until nobody is served any more
+			})
+		})
+	}
 }
 
 func TestEncoderSpeed(t *testing.T) {

@@ -278,14 +278,14 @@ func TestSameAgain(t *testing.T) {
 	}
 }
 
-// takesTime is a store from which it takes so long to read a leaf.
+// takesTime is a store from which it takes a while to read a leaf.
 type takesTime struct {
 	memStore
-	each time.Duration
+	time func(cid.Cid) time.Duration
 }
 
 func (s takesTime) Packed(ctx context.Context, c cid.Cid) ([]byte, bool, int, error) {
-	time.Sleep(s.each)
+	time.Sleep(s.time(c))
 	return s.memStore.Packed(ctx, c)
 }
 
@@ -306,7 +306,9 @@ func TestSameAgainBeside(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				seed := nodeOn(t, h, nil, takesTime{hold(site.blocks...), 10 * time.Millisecond})
+				seed := nodeOn(t, h, nil, takesTime{hold(site.blocks...), func(cid.Cid) time.Duration {
+					return 10 * time.Millisecond
+				}})
 				for _, p := range []peer.ID{"again", "mirror"} {
 					seed.server.enter(p)
 				}
