@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"syscall"
 	"time"
@@ -140,6 +141,20 @@ func lost(label string) ask {
 		figure: func(r results) (float64, float64) { return r.seconds(label) - r.seconds(undisturbed), 1.5 }}
 }
 
+// likeOne asks of several seeds, behind a mirror's line of so many Mbit/s, that they send no
+// more than one, and in about the time that the line takes.
+func likeOne(line float64, rtt time.Duration) []ask {
+	return []ask{
+		{text: fmt.Sprintf("time, for 1.2 × one seed's wire/%g Mbit/s + 4 RTT", line), unit: "s", figure: func(r results) (float64, float64) {
+			return r.seconds(ours), 1.2*r.wire(oneSeed)*8/(line*1e6) + 4*rtt.Seconds()
+		}},
+		{text: "duplicates: received beyond what one seed sends", unit: "%", figure: func(r results) (float64, float64) {
+			received := func(m measure) float64 { return float64(m.Received) }
+			return 100 * (r.of(ours, received)/r.of(oneSeed, received) - 1), 1
+		}},
+	}
+}
+
 func peak(side string, field func(measure) int64) ask {
 	return ask{text: "peak memory of the " + side, unit: "MB", figure: func(r results) (float64, float64) {
 		return r.of(ours, func(m measure) float64 { return float64(field(m)) / 1e6 }), 200
@@ -215,15 +230,7 @@ var scenarios = []scenario{
 			withTorrent(same(4, rates{100, 5}), same(1, rates{20, 20})),
 			withKubo(same(4, rates{100, 5}), same(1, rates{20, 20})),
 		},
-		asks: []ask{
-			{text: "time, for 1.2 × one seed's wire/20 Mbit/s + 4 RTT", unit: "s", figure: func(r results) (float64, float64) {
-				return r.seconds(ours), 1.2*r.wire(oneSeed)*8/20e6 + 4*0.050
-			}},
-			{text: "duplicates: received beyond what one seed sends", unit: "%", figure: func(r results) (float64, float64) {
-				received := func(m measure) float64 { return float64(m.Received) }
-				return 100 * (r.of(ours, received)/r.of(oneSeed, received) - 1), 1
-			}},
-		},
+		asks: likeOne(20, 50*time.Millisecond),
 	},
 	{
 		name: "unequal-seeds", about: "jdk-1: seeds of 20, 5 and 1 Mbit/s up, a mirror of 100 Mbit/s, 50 ms RTT",
@@ -236,6 +243,16 @@ var scenarios = []scenario{
 		asks: []ask{{text: "rate, of the sum (one seed's wire / time)", unit: "%", least: true, figure: func(r results) (float64, float64) {
 			return 100 * r.wire(oneSeed) * 8 / r.seconds(ours) / 26e6, 85
 		}}},
+	},
+	{
+		name: "many-seeds", about: "python-1: twelve seeds and a mirror of 20 Mbit/s, 50 ms RTT: the mirror's line is the narrow one",
+		rtt: 50 * time.Millisecond, site: siteNamed("python-1"), limit: 5 * time.Minute,
+		runs: []run{
+			{oneSeed, same(1, rates{20, 20}), same(1, rates{20, 20}), follow},
+			{ours, same(12, rates{20, 20}), same(1, rates{20, 20}), follow},
+		},
+		peers: []run{withTorrent(same(12, rates{20, 20}), same(1, rates{20, 20}))},
+		asks:  likeOne(20, 50*time.Millisecond),
 	},
 	{
 		name: "loopback-files", about: "all sites of the directory as one, at least 30,000 files and 400 MB: loopback",

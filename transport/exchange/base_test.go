@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -131,6 +132,19 @@ func TestUpdate(t *testing.T) {
 				newNode(t, append(slices.Delete(slices.Clone(v1), lost, lost+1), v2...)...))
 		})
 	}
+	t.Run("the seed holds none of two bases, and one is damaged", func(t *testing.T) {
+		lost := pages(1, 120, "June 1")
+		mirror := newNode(t, append(slices.Delete(slices.Clone(lost), 21, 22), v1...)...)
+		req := Request{Root: v2[0].CID(), Bases: []cid.Cid{lost[0].CID(), v1[0].CID()}, Timeout: 20 * time.Second}
+		if _, err := mirror.fetch(t.Context(), req, newNode(t, v2...).info()); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range v2 {
+			if ok, err := mirror.store.Has(b.CID()); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+	})
 	t.Run("only a page changed", func(t *testing.T) {
 		// The version is the old one but for one folder.
 		next := slices.Clone(v1)

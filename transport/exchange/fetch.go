@@ -174,7 +174,7 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 		refused := f.refused
 		switch {
 		case errors.Is(err, errNoBase) && len(req.Bases) > 0:
-			req.Bases = nil // it is damaged, or was removed meanwhile
+			req.Bases, refused = nil, nil // one is damaged, or was removed meanwhile
 		case errors.Is(err, errOtherBase):
 			refused = append(refused, f.order.base)
 		default:
@@ -184,6 +184,7 @@ func (c *Client) Fetch(ctx context.Context, req Request, candidates <-chan Candi
 		// What came stays.
 		next := newFetch(c, req)
 		next.early, next.refused, next.fetched = f.candidates, refused, res.Bytes
+		next.asked, next.providers = f.asked, f.providers
 		f = next
 	}
 }
@@ -210,6 +211,7 @@ type Fetch struct {
 	order      *order
 	index      index
 	pool       pool
+	flow       flow
 	got        leafSet // that are held
 	chosen     leafSet // that came before it was known which they are
 	left       int     // leaves that are not
@@ -224,6 +226,7 @@ type Fetch struct {
 	barren     map[peer.ID]struct{} // were asked for leaves, and brought none
 	slow       map[peer.ID]struct{} // with nodes
 	progress   Progress
+	before     int64 // bytes that the tally had when it began
 	fetched    int64 // bytes of the blocks that were fetched
 	extra      int   // bytes that were asked for twice to be done sooner
 	lastBlock  time.Time
@@ -250,6 +253,7 @@ func newFetch(c *Client, req Request) *Fetch {
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)
+	f.before = f.tally.Received()
 	f.takes = rand.IntN(largeEvery)
 	f.index.undecided = len(req.Bases) > 0
 	f.order = newOrder(req.Root, cid.Undef)
@@ -369,6 +373,8 @@ func (f *Fetch) need() {
 func (f *Fetch) watch() {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	ticks := time.NewTicker(flowTick)
+	defer ticks.Stop()
 	swap := time.NewTicker(dropAfter)
 	defer swap.Stop()
 	balance := time.NewTicker(time.Second)
@@ -377,6 +383,10 @@ func (f *Fetch) watch() {
 		select {
 		case <-f.end:
 			return
+		case <-ticks.C:
+			f.mu.Lock()
+			f.tick()
+			f.mu.Unlock()
 		case <-swap.C:
 			f.mu.Lock()
 			f.swapSlowest()

@@ -55,10 +55,20 @@ func (f *Fetch) offer(t *task) {
 	}
 }
 
+// put queues a task that nobody owes any more.
 func (p *pool) put(t *task) {
 	if t.left > 0 && !t.queued {
 		t.queued = true
 		p.queue = slices.Insert(p.queue, 0, t) // it was asked for early, so it comes early in order
+	}
+}
+
+// putLast queues a task that a session which has gone quiet owes: if that is only slow, it
+// brings it before the turn of the task comes.
+func (p *pool) putLast(t *task) {
+	if t.left > 0 && !t.queued {
+		t.queued = true
+		p.queue = append(p.queue, t)
 	}
 }
 
@@ -142,8 +152,12 @@ const largeEvery = 4
 
 // suits says whether s might be asked for t. What somebody failed to bring is left to those
 // that are relied on most: or each that comes and brings nothing could keep the same leaves
-// for as long as it takes to notice. The caller holds mu.
+// for as long as it takes to notice. What somebody owes is left to that one while the line is
+// full: asked for twice, all would come later. The caller holds mu.
 func (f *Fetch) suits(t *task, s *session, now time.Time) bool {
+	if len(t.owers) > 0 && f.flow.full() {
+		return false
+	}
 	return f.mayBring(t, s, now) && !(t.failed && f.better(t, s, now))
 }
 
@@ -251,7 +265,8 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 			if eta < latest || eta < own {
 				continue
 			}
-			if now.Sub(d.asked) < straggler && f.extra > 0 && f.extra+d.cost > stealMin+int(f.tally.Received()/stealPart) {
+			late := (now.Sub(d.asked) >= straggler || f.extra == 0) && eta >= lateGain*own
+			if !late && f.extra+d.cost > stealMin+int((f.tally.Received()-f.before)/stealPart) {
 				continue
 			}
 			if m := f.missing(t, s); len(m) > 0 {
@@ -265,13 +280,14 @@ func (f *Fetch) steal(s *session) (*task, []span) {
 const (
 	// stealMargin is what a stolen task has to come sooner by, at the least.
 	stealMargin = 50 * time.Millisecond
-	// At most one part in stealPart of what was received, and stealMin bytes, but always
-	// one task, is asked for twice to be done sooner. What is called off before it is sent
-	// does not count.
+	// At most one part in stealPart of what was received, and stealMin bytes, is asked for
+	// twice to be done sooner. What is called off before it is sent does not count.
 	stealPart = 100
-	// Nor does what is still owed after so long, when all else is there or asked for.
-	straggler = 1500 * time.Millisecond
 	stealMin  = 64 << 10
+	// Nor do one task, and what is still owed after so long when all else is there or asked
+	// for, if they come sooner by lateGain times what others have to.
+	straggler = 1500 * time.Millisecond
+	lateGain  = 2
 )
 
 // callOff tells those who still owe t, which is done, not to send it. The caller holds

@@ -67,7 +67,7 @@ func (s *session) check(now time.Time) {
 		s.stalled = true
 		for _, d := range s.owed {
 			s.fetch.fails(s, d.task)
-			s.fetch.pool.put(d.task) // it may still arrive
+			s.fetch.pool.putLast(d.task) // it may still arrive
 		}
 		s.fetch.changed.Broadcast()
 	}
