@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,12 +31,15 @@ func (c *serving) open(o open) ([]byte, error) {
 	var err error
 	var at *order
 	if o.base.Defined() && !o.base.Equals(o.root) {
-		if at, err = c.swarm.order(c.ctx, s.store, o.base); err == nil {
+		if at, err = c.swarm.order(c.ctx, s.store, c.remote, o.base); err == nil {
 			status = statusBased
 		}
 	}
 	if at == nil {
-		at, err = c.swarm.order(c.ctx, s.store, cid.Undef)
+		at, err = c.swarm.order(c.ctx, s.store, c.remote, cid.Undef)
+	}
+	if errors.Is(err, errNoRoom) {
+		return appendBusy(c.peers(nil), busyPause), errHung
 	}
 	if err != nil {
 		// Whatever the reason, the peer has to ask elsewhere. Nothing is logged, since a
@@ -43,6 +47,9 @@ func (c *serving) open(o open) ([]byte, error) {
 		return c.peers(appendOpened(nil, opened{status: statusAbsent})), nil
 	}
 	first := c.order == nil
+	if !first {
+		c.order.release()
+	}
 	c.order = at
 	if first {
 		c.eager = o.eager

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
 	"pollux/blockstore"
@@ -32,6 +34,12 @@ type order struct {
 	larger   map[int]struct{}
 	segment  segment // being made
 	complete bool
+
+	// Of an order that is served; guarded by the budget.
+	budget  *budget
+	users   int     // streams, and a swarm that keeps it
+	counted int     // bytes of the budget
+	maker   peer.ID // for whom it was made
 }
 
 // A segment is a run of leaves that is asked for and compressed together: so many that
@@ -113,6 +121,9 @@ func (o *order) cut() segment {
 // finish ends the numbering, and returns the last segment if there is one.
 func (o *order) finish() (last segment, ok bool) {
 	o.complete = true
+	for _, l := range o.lists() {
+		l.digests = slices.Clone(l.digests) // as it grew it has come to take more
+	}
 	if o.segment.n == 0 {
 		return segment{}, false
 	}
@@ -186,47 +197,63 @@ func (o *order) leafBase(leaf int) cid.Cid {
 // size returns about how many bytes of memory the order takes.
 func (o *order) size() int {
 	n := 4096 + 4*len(o.differ) + 4*len(o.cuts)
-	for _, l := range []*cidList{&o.nodes, &o.nodeBases, &o.leaves, &o.leafBases} {
+	for _, l := range o.lists() {
 		n += len(l.digests) + 128*len(l.others)
 	}
 	return n
 }
 
+func (o *order) lists() [4]*cidList {
+	return [...]*cidList{&o.nodes, &o.nodeBases, &o.leaves, &o.leafBases}
+}
+
 // buildOrder numbers a DAG all the nodes of which are in get.
 func buildOrder(ctx context.Context, get Getter, root, base cid.Cid) (*order, error) {
 	o := newOrder(root, base)
-	cursor := dag.NewCursor(root, base, 0)
+	if err := o.build(ctx, get, func() error { return nil }); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// build makes o, a new one, that of a DAG all the nodes of which are in get. As it grows it
+// calls book, and fails if that does.
+func (o *order) build(ctx context.Context, get Getter, book func() error) error {
+	cursor := dag.NewCursor(o.root, o.base, 0)
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		s, ok, err := cursor.Next()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !ok {
 			o.finish()
-			return o, nil
+			return book()
 		}
 		if s.Leaf() {
 			if _, _, err := o.addLeaf(s); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
 		if err := o.addNode(s); err != nil {
-			return nil, err
+			return err
+		}
+		if err := book(); err != nil {
+			return err
 		}
 		links, err := linksOf(ctx, get, s.CID)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		old, err := oldLinks(ctx, get, s)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := cursor.Enter(links, old); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -174,6 +174,9 @@ func (c *serving) answer(out chan<- []byte) error {
 		if c.swarm != nil {
 			c.unclaim()
 			c.arrived(math.MaxInt, false)
+			if c.order != nil {
+				c.order.release()
+			}
 			c.server.swarms.leave(c.swarm)
 		}
 	}()

@@ -20,6 +20,7 @@ import (
 // Server serves from it meanwhile.
 type swarm struct {
 	root cid.Cid
+	in   *swarms
 
 	making chan struct{} // holds a value while an order is made
 
@@ -52,6 +53,9 @@ type swarm struct {
 
 // swarms are the swarms of a node.
 type swarms struct {
+	plain, based *budget       // of orders without a base, and with one
+	makers       chan struct{} // holds a value for each order that is being made
+
 	mu  sync.Mutex
 	all map[cid.Cid]*swarm
 }
@@ -67,7 +71,12 @@ const (
 	lookAgain = 5 * time.Second
 )
 
-func newSwarms() *swarms { return &swarms{all: make(map[cid.Cid]*swarm)} }
+func newSwarms() *swarms {
+	return &swarms{
+		plain: newBudget(orderBytes), based: newBudget(orderBytes), makers: make(chan struct{}, makers),
+		all: make(map[cid.Cid]*swarm),
+	}
+}
 
 // enter returns the swarm of root, for the caller to leave.
 func (ss *swarms) enter(root cid.Cid) *swarm {
@@ -76,7 +85,7 @@ func (ss *swarms) enter(root cid.Cid) *swarm {
 	w := ss.all[root]
 	if w == nil {
 		w = &swarm{
-			root: root, making: make(chan struct{}, 1), changed: make(chan struct{}),
+			root: root, in: ss, making: make(chan struct{}, 1), changed: make(chan struct{}),
 			underWay: make(map[int]int),
 			orders:   make(map[cid.Cid]*order), served: make(map[peer.ID]int), asked: make(map[peer.ID]int),
 		}
@@ -118,6 +127,57 @@ func (ss *swarms) leave(w *swarm) {
 			return
 		}
 		delete(ss.all, oldest.root)
+		oldest.mu.Lock()
+		oldest.dropAll()
+		oldest.mu.Unlock()
+	}
+}
+
+// budget returns that of o.
+func (ss *swarms) budget(o *order) *budget {
+	if o.based() {
+		return ss.based
+	}
+	return ss.plain
+}
+
+// build makes the order of root and base for p, which is to release it. It fails with
+// errNoRoom if the budget has no room for it.
+func (ss *swarms) build(ctx context.Context, store Store, p peer.ID, root, base cid.Cid) (*order, error) {
+	o := newOrder(root, base)
+	b := ss.budget(o)
+	if !b.begin(o, p) {
+		if ss.dropIdle(b); !b.begin(o, p) {
+			return nil, errNoRoom
+		}
+	}
+	err := o.build(ctx, store, func() error {
+		if !b.grow(o) {
+			if ss.dropIdle(b); !b.grow(o) {
+				return errNoRoom
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		o.release()
+		return nil, err
+	}
+	return o, nil
+}
+
+// dropIdle makes room in b: the orders there that are kept for who may come are not kept.
+func (ss *swarms) dropIdle(b *budget) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for _, w := range ss.all {
+		w.mu.Lock()
+		for _, o := range w.orders {
+			if o.budget == b && o != w.fetch && o.idle() {
+				w.drop(o.base)
+			}
+		}
+		w.mu.Unlock()
 	}
 }
 
@@ -140,7 +200,7 @@ func (w *swarm) begin(o *order, joined chan<- peer.ID) bool {
 	}
 	w.fetch, w.done, w.ready = o, false, make(chan struct{})
 	w.held, w.all, w.known = leafSet{}, false, true
-	clear(w.orders)
+	w.dropAll()
 	w.joined = joined
 	for p := range w.served {
 		w.announce(p)
@@ -153,7 +213,8 @@ func (w *swarm) begin(o *order, joined chan<- peer.ID) bool {
 func (w *swarm) ordered() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.orders[w.fetch.base] = w.fetch
+	w.in.budget(w.fetch).adopt(w.fetch)
+	w.keep(w.fetch)
 	w.done = true
 	close(w.ready)
 	w.notify()
@@ -193,7 +254,40 @@ func (w *swarm) forget() {
 		return // it notices by itself
 	}
 	w.known, w.all, w.held = false, false, leafSet{}
-	clear(w.orders)
+	w.dropAll()
+}
+
+// keep keeps o for who may come, instead of others if there are too many. The caller holds mu.
+func (w *swarm) keep(o *order) {
+	if w.orders[o.base] == o {
+		return
+	}
+	o.use()
+	w.drop(o.base)
+	for b := range w.orders {
+		if len(w.orders) < maxOrders {
+			break
+		}
+		if b.Defined() { // anybody may need the one without a base
+			w.drop(b)
+		}
+	}
+	w.orders[o.base] = o
+}
+
+// drop ends that for the order with the given base, if there is one. The caller holds mu.
+func (w *swarm) drop(base cid.Cid) {
+	if o := w.orders[base]; o != nil {
+		delete(w.orders, base)
+		o.release()
+	}
+}
+
+// dropAll does for all. The caller holds mu.
+func (w *swarm) dropAll() {
+	for base := range w.orders {
+		w.drop(base)
+	}
 }
 
 // notify wakes those who wait for a change. The caller holds mu.
@@ -283,12 +377,13 @@ func (w *swarm) servedOthers(p peer.ID) int {
 	return n
 }
 
-// order returns the complete order with the given base, making it if need be. It waits
-// for a Fetch that has still to complete its own. It fails if a node is not held, or a root
-// that is a leaf.
-func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, error) {
+// order returns the complete order with the given base, for p to release, making it if need be.
+// It waits for a Fetch that has still to complete its own. It fails if a node is not held, or a
+// root that is a leaf, and with errNoRoom.
+func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid) (*order, error) {
 	w.mu.Lock()
 	if o := w.orders[base]; o != nil && w.known && w.all {
+		o.use()
 		w.mu.Unlock()
 		return o, nil
 	}
@@ -316,29 +411,34 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 		w.known = false
 	}
 	known := w.known
+	if o != nil {
+		o.use()
+	}
 	w.mu.Unlock()
 	if o != nil && known {
 		return o, nil
 	}
+	select {
+	case w.in.makers <- struct{}{}:
+		defer func() { <-w.in.makers }()
+	case <-ctx.Done():
+		if o != nil {
+			o.release()
+		}
+		return nil, ctx.Err()
+	}
 	if o == nil {
 		var err error
-		if o, err = buildOrder(ctx, store, w.root, base); err != nil {
+		if o, err = w.in.build(ctx, store, p, w.root, base); err != nil {
 			return nil, err
 		}
 	}
 	var held leafSet
 	if !known {
-		for i := range o.leaves.len() {
-			ok, err := store.Has(o.leaves.at(i))
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				held.add(i)
-			}
-		}
-		if o.nodes.len() == 0 && o.leaves.len() > 0 && held.n == 0 {
-			return nil, fmt.Errorf("%w: the root, a leaf", blockstore.ErrNotFound)
+		var err error
+		if held, err = heldOf(store, o); err != nil {
+			o.release()
+			return nil, err
 		}
 	}
 	w.mu.Lock()
@@ -346,16 +446,25 @@ func (w *swarm) order(ctx context.Context, store Store, base cid.Cid) (*order, e
 	if !w.known && w.fetch == nil {
 		w.known, w.held, w.all, w.looked = true, held, held.n == o.leaves.len(), time.Now()
 	}
-	for b := range w.orders {
-		if len(w.orders) < maxOrders {
-			break
+	w.keep(o)
+	return o, nil
+}
+
+// heldOf returns which leaves of o are in store. It fails if o is of nothing but one that is not.
+func heldOf(store Store, o *order) (held leafSet, err error) {
+	for i := range o.leaves.len() {
+		ok, err := store.Has(o.leaves.at(i))
+		if err != nil {
+			return leafSet{}, err
 		}
-		if b.Defined() { // anybody may need the one without a base
-			delete(w.orders, b)
+		if ok {
+			held.add(i)
 		}
 	}
-	w.orders[base] = o
-	return o, nil
+	if o.nodes.len() == 0 && o.leaves.len() > 0 && held.n == 0 {
+		return leafSet{}, fmt.Errorf("%w: the root, a leaf", blockstore.ErrNotFound)
+	}
+	return held, nil
 }
 
 // crowd is from how many others on a provider spreads what it sends. Those can have it from

@@ -44,7 +44,7 @@ func TestSwarmKeepsOrders(t *testing.T) {
 	w := newSwarms().enter(v2[0].CID())
 	order := func(base cid.Cid) *order {
 		t.Helper()
-		o, err := w.order(t.Context(), store, base)
+		o, err := w.order(t.Context(), store, "mirror", base)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestSwarmKeepsOrders(t *testing.T) {
 	}
 	w.forget()
 	delete(store.memStore, v2[0].CID())
-	if _, err := w.order(t.Context(), store, cid.Undef); !errors.Is(err, blockstore.ErrNotFound) {
+	if _, err := w.order(t.Context(), store, "mirror", cid.Undef); !errors.Is(err, blockstore.ErrNotFound) {
 		t.Errorf("the order of a root that is gone: %v", err)
 	}
 }
@@ -84,7 +84,7 @@ func TestSwarmHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(store, o.leaves.at(7))
-	if _, err := w.order(t.Context(), store, cid.Undef); err != nil {
+	if _, err := w.order(t.Context(), store, "mirror", cid.Undef); err != nil {
 		t.Fatal(err)
 	}
 	if !w.known || w.all || w.held.n != o.leaves.len()-1 || w.held.has(7) {
@@ -115,14 +115,14 @@ func TestSwarmOfFetch(t *testing.T) {
 	results := make(chan result, 2)
 	for range 2 {
 		go func() {
-			o, err := w.order(t.Context(), store, cid.Undef)
+			o, err := w.order(t.Context(), store, "mirror", cid.Undef)
 			results <- result{o, err}
 		}()
 	}
 	// Who waits for the order can give up, whether or not it is first in line.
 	for range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		if _, err := w.order(ctx, store, cid.Undef); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := w.order(ctx, store, "mirror", cid.Undef); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("before there is an order: %v", err)
 		}
 		cancel()
@@ -153,7 +153,7 @@ func TestSwarmOfFetch(t *testing.T) {
 	if w.known {
 		t.Error("what is held is known though the fetch failed")
 	}
-	if got, err := w.order(t.Context(), store, cid.Undef); err != nil || got == o {
+	if got, err := w.order(t.Context(), store, "mirror", cid.Undef); err != nil || got == o {
 		t.Errorf("the order of a fetch that failed was kept, or %v", err)
 	}
 }
@@ -190,7 +190,7 @@ func TestSwarmsAreForgotten(t *testing.T) {
 	if ss.enter(site.root()) != w {
 		t.Error("two swarms for a root")
 	}
-	if _, err := w.order(t.Context(), hold(site.blocks...), cid.Undef); err != nil {
+	if _, err := w.order(t.Context(), hold(site.blocks...), "mirror", cid.Undef); err != nil {
 		t.Fatal(err)
 	}
 	ss.leave(w)
@@ -209,7 +209,9 @@ func TestSwarmsAreForgotten(t *testing.T) {
 	// Those that are large push out those that were not used for longest.
 	for i := range 5 {
 		big := ss.enter(raw(string(rune(i))).CID())
-		big.orders[cid.Undef] = &order{leaves: cidList{digests: make([]byte, idleSwarms/3)}}
+		o := &order{leaves: cidList{digests: make([]byte, idleSwarms/3)}}
+		ss.plain.adopt(o)
+		big.keep(o)
 		ss.leave(big)
 	}
 	if len(ss.all) > 3 || ss.all[site.root()] != nil {
