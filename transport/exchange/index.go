@@ -186,8 +186,8 @@ func (x *index) patience(s *session) time.Duration {
 // A source of nodes is too slow if in slowTime it brought fewer than minList, and fewer
 // bytes than slowBytes.
 const (
-	slowTime  = 2 * time.Second
-	slowBytes = 32 << 10
+	slowTime  = time.Second
+	slowBytes = 16 << 10
 )
 
 // nodes are pieces of an INDEX that was taken in.
