@@ -63,16 +63,20 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		defer t.Stop()
 		expired = t.C
 	}
+	type state struct {
+		peer.AddrInfo
+		failed bool // when it was asked last; false while it is asked
+	}
 	type outcome struct {
-		peer  peer.ID
+		from  *state
 		block blockstore.Block
 		err   error
 	}
 	var (
 		results   = make(chan outcome)
-		again     = make(chan peer.AddrInfo)
-		infos     = make(map[peer.ID]peer.AddrInfo)
-		waiting   []peer.AddrInfo
+		again     = make(chan *state)
+		known     = make(map[peer.ID]*state)
+		waiting   []*state
 		asking    int
 		asked     = make(map[peer.ID]struct{})
 		providers = make(map[peer.ID]struct{})
@@ -83,28 +87,39 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 	defer hedge.Stop()
 	book := c.host.Peerstore()
 	const unknown = time.Hour
-	latency := func(p peer.AddrInfo) time.Duration { return cmp.Or(book.LatencyEWMA(p.ID), unknown) }
-	failed := make(map[peer.ID]bool)
+	latency := func(p peer.ID) time.Duration { return cmp.Or(book.LatencyEWMA(p), unknown) }
+	// forget makes room for a new candidate: one that failed goes.
+	forget := func() bool {
+		for p, s := range known {
+			if s.failed {
+				delete(known, p)
+				waiting = slices.DeleteFunc(waiting, func(w *state) bool { return w == s })
+				return true
+			}
+		}
+		return false
+	}
 	for {
-		slices.SortStableFunc(waiting, func(a, b peer.AddrInfo) int {
-			return cmp.Or(compareBool(failed[a.ID], failed[b.ID]), cmp.Compare(latency(a), latency(b)))
+		slices.SortStableFunc(waiting, func(a, b *state) int {
+			return cmp.Or(compareBool(a.failed, b.failed), cmp.Compare(latency(a.ID), latency(b.ID)))
 		})
 		for len(waiting) > 0 && asking < allowed {
-			info := waiting[0]
+			s := waiting[0]
 			waiting = waiting[1:]
+			s.failed = false
 			asking++
-			asked[info.ID] = struct{}{}
+			asked[s.ID] = struct{}{}
 			hedge.Reset(getHedge)
-			if l := latency(info); l != unknown {
+			if l := latency(s.ID); l != unknown {
 				hedge.Reset(max(getHedge, min(3*l, 2*time.Second)))
 			}
 			if asking >= getActive {
 				hedge.Reset(getStalled)
 			}
 			go func() {
-				b, err := c.ask(ctx, info, req.CID, tally)
+				b, err := c.ask(ctx, s.AddrInfo, req.CID, tally)
 				select {
-				case results <- outcome{info.ID, b, err}:
+				case results <- outcome{s, b, err}:
 				case <-ctx.Done():
 				}
 			}()
@@ -118,31 +133,33 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			if cand.Provider {
 				providers[cand.ID] = struct{}{}
 			}
-			if _, ok := infos[cand.ID]; ok || cand.ID == c.host.ID() || len(infos) >= maxCandidates {
+			if known[cand.ID] != nil || cand.ID == c.host.ID() || len(known) >= maxCandidates && !forget() {
 				continue
 			}
-			infos[cand.ID] = cand.AddrInfo
-			waiting = append(waiting, cand.AddrInfo)
+			s := &state{AddrInfo: cand.AddrInfo}
+			known[s.ID] = s
+			waiting = append(waiting, s)
 		case r := <-results:
 			asking--
 			if r.err == nil {
-				tally.came(r.peer)
+				tally.came(r.from.ID)
 				return put(req.Store, r.block)
 			}
 			if errors.Is(r.err, network.ErrResourceLimitExceeded) {
 				limited = r.err
 			}
-			c.log.Debug("peer did not send a block", "peer", r.peer, "cid", req.CID, "err", r.err)
-			failed[r.peer] = true
-			info := infos[r.peer]
+			c.log.Debug("peer did not send a block", "peer", r.from.ID, "cid", req.CID, "err", r.err)
+			r.from.failed = true
 			time.AfterFunc(getAgain, func() {
 				select {
-				case again <- info:
+				case again <- r.from:
 				case <-ctx.Done():
 				}
 			})
-		case info := <-again:
-			waiting = append(waiting, info)
+		case s := <-again:
+			if known[s.ID] == s {
+				waiting = append(waiting, s)
+			}
 		case <-hedge.C:
 			allowed = min(allowed+1, getMost)
 		case <-expired:

@@ -1,11 +1,15 @@
 package exchange
 
 import (
+	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"pollux/blockstore"
 )
@@ -36,4 +40,36 @@ func TestGet(t *testing.T) {
 	if err := get(blockstore.Sum(cid.Raw, []byte("nowhere")).CID(), time.Second, seed); !errors.As(err, &unreachable) {
 		t.Errorf("what nobody has: %v", err)
 	}
+}
+
+// TestGetManyCandidates buries an honest provider among more peers that cannot be reached than
+// are remembered. All are found again and again, the honest one last.
+func TestGetManyCandidates(t *testing.T) {
+	h, block := newHost(t), raw("Pollux")
+	infos := append(strangers(t, maxCandidates+50), peer.AddrInfo{ID: "seed"})
+	synctest.Test(t, func(t *testing.T) {
+		seed, store := nodeOn(t, near{h, "seed", nil}, nil, hold(block)), newStore(t)
+		mirror := nodeOn(t, near{h, "mirror", streams{"seed": seed.near}}, store, store)
+		ctx, cancel := context.WithCancel(t.Context())
+		candidates := make(chan Candidate)
+		var finds sync.WaitGroup
+		finds.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				select {
+				case candidates <- Candidate{infos[n%len(infos)], true}:
+					time.Sleep(time.Millisecond)
+				case <-ctx.Done():
+				}
+			}
+		})
+		err := mirror.client.Get(ctx, GetRequest{Store: store, CID: block.CID(), Timeout: time.Minute}, candidates)
+		cancel()
+		finds.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := store.Has(block.CID()); !ok || err != nil {
+			t.Errorf("it is held: %v, %v", ok, err)
+		}
+	})
 }
