@@ -119,6 +119,45 @@ func TestTrickle(t *testing.T) {
 	}
 }
 
+// TestNearerFirst leaves what is to be asked for to a nearer peer that has room for it, and
+// asks for it at once if there is none.
+func TestNearerFirst(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(f *Fetch, near, far *session)
+		asks bool // the one that is farther away
+	}{
+		{name: "waits", do: func(*Fetch, *session, *session) {}},
+		{name: "has just asked", do: func(_ *Fetch, near, _ *session) {
+			near.waiting, near.askedLast = false, time.Now().Add(time.Hour)
+		}},
+		{name: "is about to be asked", do: func(_ *Fetch, _, far *session) { far.rtt = 0 }},
+		{name: "asked long ago", do: func(_ *Fetch, near, _ *session) {
+			near.waiting, near.askedLast = false, time.Now().Add(-backSoon)
+		}, asks: true},
+		{name: "is as near", do: func(_ *Fetch, near, far *session) { near.rtt = far.rtt }, asks: true},
+		{name: "has no distance yet", do: func(_ *Fetch, near, _ *session) { near.rtt = 0 }, asks: true},
+		{name: "lacks it", do: func(_ *Fetch, near, _ *session) { near.all = false }, asks: true},
+		{name: "owes enough", do: func(_ *Fetch, near, _ *session) { near.owedSize = near.limit() }, asks: true},
+		{name: "has stalled", do: func(_ *Fetch, near, _ *session) { near.stalled = true }, asks: true},
+		{name: "failed to bring leaves", do: func(f *Fetch, near, _ *session) {
+			f.barren[near.peer] = struct{}{}
+		}, asks: true},
+		{name: "has brought less", do: func(_ *Fetch, _, far *session) { far.window.rates[0] = 1e6 }, asks: true},
+		{name: "is in a crowd", do: func(f *Fetch, _, _ *session) { f.crowd = true }, asks: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, s := idleFetch(t, 1, 2)
+			near, far := s[0], s[1]
+			near.rtt, near.waiting = far.rtt/2, true
+			tt.do(f, near, far)
+			if got := len(far.want(nil)) > 0; got != tt.asks {
+				t.Errorf("the one that is farther away is asked: %v, want %v", got, tt.asks)
+			}
+		})
+	}
+}
+
 // TestStalledIdle ends a session that stalled and owes nothing any more: no byte would
 // say that the peer is back.
 func TestStalledIdle(t *testing.T) {

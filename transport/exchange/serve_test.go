@@ -439,6 +439,48 @@ func TestDeafCrowd(t *testing.T) {
 	mirror.checkHeld(t, site.blocks)
 }
 
+// A timed is a stream whose writes end at their deadline.
+type timed struct {
+	network.Stream
+	deadline time.Time
+}
+
+func (s *timed) SetWriteDeadline(at time.Time) error {
+	s.deadline = at
+	return nil
+}
+
+func (s *timed) Write(b []byte) (int, error) {
+	if !s.deadline.IsZero() {
+		defer time.AfterFunc(time.Until(s.deadline), func() { s.Reset() }).Stop()
+	}
+	return s.Stream.Write(b)
+}
+
+// TestSlowReader has a peer take each answer just before it is late, and then no more: its
+// stream ends, not before.
+func TestSlowReader(t *testing.T) {
+	site, h := largeLeaves(20), newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		seed := nodeOn(t, h, nil, hold(site...))
+		mine, others := pipes()
+		ended := make(chan error, 1)
+		go func() { ended <- seed.server.serve(&timed{Stream: others}, &network.NullScope{}, "slow") }()
+		mine.Write(append(opening(site[0].CID()), appendSpanFrame(nil, frameWant, []span{{0, 20}})...))
+		whole := make([]byte, maxAnswer) // has room for all of a write
+		for range 10 {
+			time.Sleep(writeLimit - 1)
+			if _, err := mine.Read(whole); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last := time.Now()
+		if err := <-ended; err == nil || time.Since(last) != writeLimit {
+			t.Errorf("ended after %v, %v", time.Since(last), err)
+		}
+	})
+}
+
 // TestBusy fills all places. Who is told so hangs up, or is hung up on; a fetcher goes to
 // the others that it was told of, and comes back.
 func TestBusy(t *testing.T) {

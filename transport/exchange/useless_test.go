@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // TestUselessGoes ends sessions that bring nothing, but only while another candidate waits
@@ -42,6 +46,62 @@ func TestUselessGoes(t *testing.T) {
 			if got := errors.Is(s.err, errUseless); got != tt.goes {
 				t.Errorf("ended: %v, %v; want %v", got, s.err, tt.goes)
 			}
+		})
+	}
+}
+
+// TestSlowestGoes has one session bring much at first, and then less than the others: it makes
+// room, if all places are taken and another candidate waits for one.
+func TestSlowestGoes(t *testing.T) {
+	h := newHost(t)
+	for _, tt := range []struct {
+		name           string
+		crowded        bool
+		sessions, goes int // -1 is none
+		young          bool
+	}{
+		{name: "others wait", crowded: true, sessions: maxActive, goes: 0},
+		{name: "others wait, and it is new", crowded: true, sessions: maxActive, young: true, goes: 1},
+		{name: "others wait, and there is a place", crowded: true, sessions: maxActive - 1, goes: -1},
+		{name: "nobody waits", sessions: maxActive, goes: -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mirror := nodeOn(t, near{h, "mirror", nil}, newStore(t), nil)
+				f := newFetch(mirror.client, Request{Root: raw("nowhere").CID()})
+				f.crowded = tt.crowded
+				var list []*session
+				brings := func(times int64) {
+					for i, s := range list {
+						s.received.Add(int64(i+1) * times)
+					}
+				}
+				for i := range tt.sessions {
+					s := newSession(f, peer.ID(rune('a'+i)), noStream{})
+					s.opened = true
+					f.sessions[s] = struct{}{}
+					list = append(list, s)
+				}
+				brings(1)
+				list[0].received.Add(1e9)
+				var watch sync.WaitGroup
+				watch.Go(f.watch)
+				time.Sleep(dropAfter + time.Second)
+				if tt.young {
+					f.mu.Lock()
+					list[0].began = time.Now()
+					f.mu.Unlock()
+				}
+				brings(1000)
+				time.Sleep(dropAfter)
+				f.fail(errFinished)
+				watch.Wait()
+				for i, s := range list {
+					if gone := s.err == errSlowest; gone != (i == tt.goes) {
+						t.Errorf("session %d ended: %v", i, s.err)
+					}
+				}
+			})
 		})
 	}
 }
