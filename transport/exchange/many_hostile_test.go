@@ -3,11 +3,13 @@ package exchange
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -220,6 +222,66 @@ func TestCutAnywhere(t *testing.T) {
 			t.Fatalf("cut after %d of %d bytes", n, len(session))
 		}
 	}
+}
+
+// TestCutRequests records what a fetcher asks for, and has others ask the first n bytes of that
+// and then end the stream, in either way, for every n: nothing of them is left at the provider,
+// and the next fetcher is served.
+func TestCutRequests(t *testing.T) {
+	old, site := tiny()
+	both, h := slices.Concat(old, site), newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		seed := nodeOn(t, h, nil, hold(both...))
+		var serves sync.WaitGroup
+		open := func() network.Stream {
+			mine, others := pipes()
+			serves.Go(func() { seed.server.handle(others) })
+			return mine
+		}
+		fetch := func() []byte {
+			rec := &recorder{}
+			store := newStore(t)
+			if err := store.Put(old...); err != nil {
+				t.Fatal(err)
+			}
+			mirror := nodeOn(t, near{h, "mirror", streams{"seed": func(st network.Stream, _ peer.ID) {
+				rec.Stream = st
+				seed.server.handle(rec)
+			}}}, store, store)
+			req := Request{Root: site[0].CID(), Bases: []cid.Cid{old[0].CID()}}
+			if _, err := mirror.fetch(t.Context(), req, peer.AddrInfo{ID: "seed"}); err != nil {
+				t.Fatal(err)
+			}
+			mirror.checkHeld(t, both)
+			quiet(t, seed.server)
+			return rec.read
+		}
+		session := fetch()
+		if len(session) < 100 {
+			t.Fatalf("a session of %d bytes", len(session))
+		}
+		for n := range len(session) + 1 {
+			for _, end := range []func(network.Stream) error{network.Stream.CloseWrite, network.Stream.Reset} {
+				st := open()
+				go io.Copy(io.Discard, st)
+				st.Write(session[:n])
+				end(st)
+				began := time.Now()
+				serves.Wait()
+				if took := time.Since(began); took > 0 {
+					t.Errorf("cut after %d of %d bytes: served for %v more", n, len(session), took)
+				}
+				quiet(t, seed.server)
+			}
+		}
+		for p, turn := range seed.server.slots.taken {
+			if !turn.gone {
+				t.Errorf("%q has a slot", p)
+			}
+		}
+		fetch()
+		settle(t, seed.server)
+	})
 }
 
 // TestHostileGet asks for a single block from hostile peers first.
