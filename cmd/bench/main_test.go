@@ -124,6 +124,34 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// TestRounds counts how often runs are done, and those of other programs.
+func TestRounds(t *testing.T) {
+	for _, tt := range []struct {
+		asked, least int
+		rtt          time.Duration
+		runs, peers  int
+	}{
+		{asked: 1, rtt: time.Millisecond, runs: 1, peers: 1},
+		{asked: 1, least: 3, rtt: time.Millisecond, runs: 3, peers: 1},
+		{asked: 2, least: 3, rtt: time.Millisecond, runs: 3, peers: 2},
+		{asked: 4, least: 3, rtt: time.Millisecond, runs: 4, peers: 4},
+		{asked: 1, least: 3, runs: 3, peers: 3},
+	} {
+		done := make(map[string]int)
+		counted := func(label string) []run {
+			return []run{{label: label, action: func(context.Context, *world, results) (measure, error) {
+				done[label]++
+				return measure{}, nil
+			}}}
+		}
+		s := scenario{rtt: tt.rtt, rounds: tt.least, limit: time.Minute, runs: counted(ours), peers: counted(viaRsync)}
+		b := &bench{runs: tt.asked, peers: true, log: t.Logf}
+		if r := b.scenario(t.Context(), &s); r.Failed != "" || done[ours] != tt.runs || done[viaRsync] != tt.peers {
+			t.Errorf("%+v: failed %q, done %v", tt, r.Failed, done)
+		}
+	}
+}
+
 func TestChoose(t *testing.T) {
 	if all, err := choose(nil); err != nil || len(all) != len(scenarios) {
 		t.Errorf("%d scenarios, %v", len(all), err)

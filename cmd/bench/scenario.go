@@ -22,7 +22,7 @@ type scenario struct {
 	// hostile is the line of a further machine, that of peers which do harm. Zero: none.
 	hostile rates
 	limit   time.Duration // for each run, preparation included
-	rounds  int           // of all runs, at least
+	rounds  int           // of all runs, at least; on loopback of those of peers too
 	runs    []run         // in order
 	peers   []run         // the same with other programs, after those
 	asks    []ask
@@ -176,8 +176,9 @@ func same(n int, line rates) []rates {
 	return out
 }
 
-// onLoopback is how often runs are done that only the machine holds up, as their times vary.
-const onLoopback = 3
+// repeated is how often runs are done that only the machine holds up, as their times vary, and
+// those that hardly differ.
+const repeated = 3
 
 var (
 	loopback = same(1, rates{})
@@ -256,14 +257,14 @@ var scenarios = []scenario{
 	},
 	{
 		name: "loopback-files", about: "all sites of the directory as one, at least 30,000 files and 400 MB: loopback",
-		site: all(30_000, 400e6), limit: 5 * time.Minute, rounds: onLoopback,
+		site: all(30_000, 400e6), limit: 5 * time.Minute, rounds: repeated,
 		runs:  []run{{ours, loopback, loopback, follow}, {cold, loopback, loopback, followCold}},
 		peers: []run{withTorrent(loopback, loopback), withKubo(loopback, loopback)},
 		asks:  []ask{timeOf(viaTorrent, 0.5)},
 	},
 	{
 		name: "loopback-large", about: "one file of 1 GiB of random bytes: loopback",
-		site: random(1 << 30), limit: 5 * time.Minute, rounds: onLoopback,
+		site: random(1 << 30), limit: 5 * time.Minute, rounds: repeated,
 		runs:  []run{{ours, loopback, loopback, follow}},
 		peers: []run{withTorrent(loopback, loopback), withKubo(loopback, loopback)},
 		asks:  []ask{timeOf(viaTorrent, 0.85)},
@@ -303,7 +304,7 @@ var scenarios = []scenario{
 	},
 	{
 		name: "lost-seed", about: "jdk-1: one of three seeds killed or stopped in the middle; all machines 20 Mbit/s, 50 ms RTT",
-		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute,
+		rtt: 50 * time.Millisecond, site: siteNamed("jdk-1"), limit: 5 * time.Minute, rounds: repeated,
 		runs: []run{
 			{undisturbed, same(3, rates{20, 20}), same(1, rates{20, 20}), follow},
 			{killed, same(3, rates{20, 20}), same(1, rates{20, 20}), disturb(polluxProgram, undisturbed, syscall.SIGKILL)},
