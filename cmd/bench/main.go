@@ -22,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -132,6 +133,9 @@ func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) e
 			return nil, err
 		}
 	}
+	if b.peers {
+		b.logVersions(ctx)
+	}
 	for _, s := range chosen {
 		r := b.scenario(ctx, s)
 		if ctx.Err() != nil {
@@ -146,6 +150,20 @@ func (b *bench) run(ctx context.Context, chosen []*scenario, each func(report) e
 		}
 	}
 	return reports, nil
+}
+
+// logVersions logs the versions of the other programs that are here.
+func (b *bench) logVersions(ctx context.Context) {
+	for _, command := range [][]string{
+		{"rsync", "--version"},
+		{debianPython, "-c", "import libtorrent; print('libtorrent', libtorrent.__version__)"},
+		{"ipfs", "version"},
+	} {
+		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output(); err == nil {
+			version, _, _ := strings.Cut(string(out), "\n")
+			b.log("%s", version)
+		}
+	}
 }
 
 func (b *bench) scenario(ctx context.Context, s *scenario) report {

@@ -16,28 +16,9 @@ import (
 // over the emulated network, beside hostile peers too, and over loopback. Nothing of it may be left, though it
 // is interrupted.
 func TestMirror(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make network namespaces")
-	}
-	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
-		t.Skip("no TUN devices here: ", err)
-	} else {
-		f.Close()
-	}
-	sites, scratch := t.TempDir(), t.TempDir()
+	needsNetwork(t)
+	sites, scratch := tinySites(t), t.TempDir()
 	t.Setenv("TMPDIR", scratch)
-	for version := range 2 {
-		dir := filepath.Join(sites, fmt.Sprint("tiny-", version+1))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for i := range 20 {
-			page := fmt.Sprintf("page %d of version %d\n", i, version+1) + strings.Repeat("all the same ", 100)
-			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".html")), []byte(page), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	line := same(1, rates{1000, 1000})
 	wide := scenario{
 		name: "wide", rtt: time.Millisecond, site: siteNamed("tiny-1"), next: siteNamed("tiny-2"), limit: time.Minute,
@@ -124,6 +105,86 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// needsNetwork skips a test where the network cannot be emulated.
+func needsNetwork(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make network namespaces")
+	}
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no TUN devices here: ", err)
+	}
+	f.Close()
+}
+
+// tinySites makes a directory with a site of 20 files, tiny-1, and its next version, tiny-2.
+func tinySites(t *testing.T) string {
+	t.Helper()
+	sites := t.TempDir()
+	for version := range 2 {
+		dir := filepath.Join(sites, fmt.Sprint("tiny-", version+1))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			page := fmt.Sprintf("page %d of version %d\n", i, version+1) + strings.Repeat("all the same ", 100)
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".html")), []byte(page), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return sites
+}
+
+// TestPeers runs a small scenario with each of the other programs that is here. Its version is
+// in the log.
+func TestPeers(t *testing.T) {
+	needsNetwork(t)
+	sites, scratch := tinySites(t), t.TempDir()
+	t.Setenv("TMPDIR", scratch)
+	line, two := same(1, rates{1000, 1000}), same(2, rates{1000, 1000})
+	first := scenario{
+		name: "first", rtt: time.Millisecond, site: siteNamed("tiny-1"), limit: time.Minute,
+		peers: []run{withRsync(line, line), withTorrent(two, two), withKubo(line, line)},
+	}
+	next := scenario{
+		name: "next", rtt: time.Millisecond, limit: time.Minute,
+		site: siteNamed("tiny-1"), next: siteNamed("tiny-2"),
+		peers: []run{withRsync(line, line), {viaKubo, line, line, updateWith(kuboProgram)}},
+	}
+	var logged strings.Builder
+	b := &bench{sites: sites, runs: 1, peers: true, log: func(format string, args ...any) {
+		t.Logf(format, args...)
+		fmt.Fprintf(&logged, format+"\n", args...)
+	}}
+	reports, err := b.run(t.Context(), []*scenario{&first, &next}, func(report) error { return nil })
+	if err != nil || len(reports) != 2 {
+		t.Fatalf("%d reports, %v", len(reports), err)
+	}
+	versions := map[string]string{viaRsync: "rsync  version ", viaTorrent: "libtorrent ", viaKubo: "ipfs version "}
+	for _, r := range reports {
+		if r.Failed != "" {
+			t.Errorf("%s: failed: %s", r.Scenario, r.Failed)
+		}
+		for _, run := range r.scenario.peers {
+			m, ok := r.Runs[run.label]
+			switch {
+			case !ok && strings.Contains(r.Skipped, run.label+": no "):
+				t.Logf("%s: skipped: %s", r.Scenario, r.Skipped)
+			case m.Files != 20 || m.Raw == 0 || m.Seconds <= 0 || m.Wire == 0 || m.SeedSent == 0:
+				t.Errorf("%s: %s: %+v", r.Scenario, run.label, m)
+			case run.label != viaRsync && m.MirrorPeak == 0:
+				t.Errorf("%s: %s: memory is not known", r.Scenario, run.label)
+			case !strings.Contains(logged.String(), versions[run.label]):
+				t.Errorf("no version of %s", run.label)
+			}
+		}
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) != 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
 // TestRounds counts how often runs are done, and those of other programs.
 func TestRounds(t *testing.T) {
 	for _, tt := range []struct {
@@ -144,7 +205,8 @@ func TestRounds(t *testing.T) {
 				return measure{}, nil
 			}}}
 		}
-		s := scenario{rtt: tt.rtt, rounds: tt.least, limit: time.Minute, runs: counted(ours), peers: counted(viaRsync)}
+		s := scenario{rtt: tt.rtt, rounds: tt.least, limit: time.Minute}
+		s.runs, s.peers = counted(ours), counted(viaRsync)
 		b := &bench{runs: tt.asked, peers: true, log: t.Logf}
 		if r := b.scenario(t.Context(), &s); r.Failed != "" || done[ours] != tt.runs || done[viaRsync] != tt.peers {
 			t.Errorf("%+v: failed %q, done %v", tt, r.Failed, done)
