@@ -147,7 +147,7 @@ func (n *Node) reannounce(ctx context.Context) error {
 		}
 		if isMissing(err) {
 			n.log.Warn("a site is no longer whole", "root", s.Root, "err", err)
-			err = n.restore(s.Root)
+			_, err = n.restore(s.Root)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Root, err))
@@ -159,19 +159,19 @@ func (n *Node) reannounce(ctx context.Context) error {
 	return net.Retain(ctx, wanted.has)
 }
 
-// restore fetches what is missing of a site that was whole.
-func (n *Node) restore(root cid.Cid) error {
+// restore fetches what is missing of a site that was whole. It returns nil if that was
+// unfollowed meanwhile.
+func (n *Node) restore(root cid.Cid) (*mirror, error) {
 	s, ok := n.sites.find(root)
 	if !ok {
-		return nil // unfollowed meanwhile
+		return nil, nil
 	}
 	s.Lossy = s.Lossy || s.Whole
 	s.Whole = false
 	if err := n.sites.put(s); err != nil {
-		return err
+		return nil, err
 	}
-	n.startMirror(root)
-	return nil
+	return n.startMirror(root), nil
 }
 
 // resume takes up every site after a start: those that are whole are announced,

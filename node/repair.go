@@ -61,16 +61,11 @@ func (n *Node) Repair(ctx context.Context, req api.RepairRequest, progress func(
 // complete fetches what is missing of a site, and returns how many bytes that took.
 // In a daemon the site is mirrored on if it fails.
 func (n *Node) complete(ctx context.Context, root cid.Cid, timeout time.Duration, progress func(api.Progress)) (int64, error) {
-	if err := n.restore(root); err != nil {
+	m, err := n.restore(root)
+	if m == nil {
 		return 0, err
 	}
-	n.mu.Lock()
-	m := n.mirrors[root]
-	n.mu.Unlock()
-	if m == nil {
-		return 0, nil // it was quick, or the site was unfollowed meanwhile: the caller looks
-	}
-	_, err := n.wait(ctx, m, timeout, fetching(progress))
+	_, err = n.wait(ctx, m, timeout, fetching(progress))
 	return m.tally.Received(), err
 }
 

@@ -140,11 +140,16 @@ func TestFetchResumes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			res, err := mirror.fetch(t.Context(), Request{Root: site.root()}, seed.info())
+			var last Progress
+			req := Request{Root: site.root(), Progress: func(p Progress) { last = p }}
+			res, err := mirror.fetch(t.Context(), req, seed.info())
 			if err != nil {
 				t.Fatal(err)
 			}
 			mirror.checkHeld(t, site.blocks)
+			if last.Held != site.bytes-missing || last.Bytes != site.bytes {
+				t.Errorf("%+v, though %d bytes of %d were missing", last, missing, site.bytes)
+			}
 			// Nodes that follow one that is missing may come once more; they are small.
 			if res.Received > missing+missing/10+40_000 {
 				t.Errorf("%d bytes were received for %d that were missing", res.Received, missing)

@@ -53,3 +53,26 @@ func TestSlowComesLast(t *testing.T) {
 		t.Errorf("of %d tasks that a session owes which went quiet, not all are the last", len(owed))
 	}
 }
+
+// TestTwiceIsLimited has a session idle while another owes all that is missing, and brings it
+// far slower: one segment is asked for twice, and then as many as a hundredth of what came.
+func TestTwiceIsLimited(t *testing.T) {
+	f, s := idleFetch(t, 20, 2)
+	slow, idle := s[0], s[1]
+	slow.window = window{size: 1 << 30, rates: [8]float64{1e3}}
+	idle.window = window{size: 1 << 30, rates: [8]float64{1e9}}
+	slow.want(nil)
+	if len(slow.owed) != 20 {
+		t.Fatalf("%d tasks are owed", len(slow.owed))
+	}
+	idle.want(nil)
+	if n := len(idle.owed); n != 1 {
+		t.Errorf("%d tasks were asked for twice when nothing had come", n)
+	}
+	const more = 3
+	f.tally.received.Add(int64(stealPart * (more + 1) * slow.owed[0].cost))
+	idle.want(nil)
+	if n := len(idle.owed); n < more || n > more+2 {
+		t.Errorf("%d tasks were asked for twice when a hundredth is %d", n, more+1)
+	}
+}
