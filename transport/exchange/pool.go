@@ -155,7 +155,7 @@ const largeEvery = 4
 // for as long as it takes to notice. What somebody owes is left to that one while the line is
 // full: asked for twice, all would come later. The caller holds mu.
 func (f *Fetch) suits(t *task, s *session, now time.Time) bool {
-	if len(t.owers) > 0 && f.flow.full() {
+	if len(t.owers) > 0 && f.full(s) {
 		return false
 	}
 	return f.mayBring(t, s, now) && !(t.failed && f.better(t, s, now))

@@ -94,10 +94,11 @@ type session struct {
 	err     error // why the session ended; set once
 
 	askedLast time.Time
-	handing   bool         // the workers keep it from reading
-	begun     time.Time    // not guarded
-	news      int          // HAVE and PEERS that came; the reader's
-	ticked    int64        // of received, those in fetch.flow
+	handing   bool      // the workers keep it from reading
+	begun     time.Time // not guarded
+	news      int       // HAVE and PEERS that came; the reader's
+	ticked    int64     // of received, those in flow
+	flow      flow
 	received  atomic.Int64 // bytes read, but those of news and refusals; not guarded
 	seen      int64        // of them by lastByte
 	lastByte  time.Time    // when the last of enough new ones were seen, or nothing was owed
