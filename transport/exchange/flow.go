@@ -12,6 +12,9 @@ const (
 	// could be asked for more it is less than restPart.
 	fullPart = 0.5
 	restPart = 0.3
+	// leastFlow is how many bytes in flowTicks ticks say something: what comes now and then
+	// fills no line.
+	leastFlow = 32 << 10
 )
 
 // flow is what comes, of late, from a provider that has brought leaves, or from all of them.
@@ -56,5 +59,5 @@ func (f *Fetch) full(s *session) bool {
 	if s != nil {
 		others -= s.flow.sum
 	}
-	return f.flow.sum > 0 && float64(f.flow.sum) >= fullPart*f.flow.mean && float64(others) >= restPart*f.flow.mean
+	return f.flow.sum >= leastFlow && float64(f.flow.sum) >= fullPart*f.flow.mean && float64(others) >= restPart*f.flow.mean
 }
