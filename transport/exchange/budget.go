@@ -1,9 +1,11 @@
 package exchange
 
 import (
+	"context"
 	"errors"
 	"sync"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -109,4 +111,52 @@ func (o *order) idle() bool {
 	o.budget.mu.Lock()
 	defer o.budget.mu.Unlock()
 	return o.users == 1
+}
+
+// budget returns that of o.
+func (ss *swarms) budget(o *order) *budget {
+	if o.based() {
+		return ss.based
+	}
+	return ss.plain
+}
+
+// build makes the order of root and base for p, which is to release it. It fails with
+// errNoRoom if the budget has no room for it.
+func (ss *swarms) build(ctx context.Context, store Store, p peer.ID, root, base cid.Cid) (*order, error) {
+	o := newOrder(root, base)
+	b := ss.budget(o)
+	if !b.begin(o, p) {
+		if ss.dropIdle(b); !b.begin(o, p) {
+			return nil, errNoRoom
+		}
+	}
+	err := o.build(ctx, store, func() error {
+		if !b.grow(o) {
+			if ss.dropIdle(b); !b.grow(o) {
+				return errNoRoom
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		o.release()
+		return nil, err
+	}
+	return o, nil
+}
+
+// dropIdle makes room in b: the orders there that are kept for who may come are not kept.
+func (ss *swarms) dropIdle(b *budget) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for _, w := range ss.all {
+		w.mu.Lock()
+		for _, o := range w.orders {
+			if o.budget == b && o != w.fetch && o.idle() {
+				w.drop(o.base)
+			}
+		}
+		w.mu.Unlock()
+	}
 }

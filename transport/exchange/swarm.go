@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -130,54 +129,6 @@ func (ss *swarms) leave(w *swarm) {
 		oldest.mu.Lock()
 		oldest.dropAll()
 		oldest.mu.Unlock()
-	}
-}
-
-// budget returns that of o.
-func (ss *swarms) budget(o *order) *budget {
-	if o.based() {
-		return ss.based
-	}
-	return ss.plain
-}
-
-// build makes the order of root and base for p, which is to release it. It fails with
-// errNoRoom if the budget has no room for it.
-func (ss *swarms) build(ctx context.Context, store Store, p peer.ID, root, base cid.Cid) (*order, error) {
-	o := newOrder(root, base)
-	b := ss.budget(o)
-	if !b.begin(o, p) {
-		if ss.dropIdle(b); !b.begin(o, p) {
-			return nil, errNoRoom
-		}
-	}
-	err := o.build(ctx, store, func() error {
-		if !b.grow(o) {
-			if ss.dropIdle(b); !b.grow(o) {
-				return errNoRoom
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		o.release()
-		return nil, err
-	}
-	return o, nil
-}
-
-// dropIdle makes room in b: the orders there that are kept for who may come are not kept.
-func (ss *swarms) dropIdle(b *budget) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	for _, w := range ss.all {
-		w.mu.Lock()
-		for _, o := range w.orders {
-			if o.budget == b && o != w.fetch && o.idle() {
-				w.drop(o.base)
-			}
-		}
-		w.mu.Unlock()
 	}
 }
 
@@ -523,80 +474,5 @@ func (w *swarm) arrived(segment int) {
 	defer w.mu.Unlock()
 	if w.underWay[segment]--; w.underWay[segment] == 0 {
 		delete(w.underWay, segment)
-	}
-}
-
-// frames keeps answers as they are sent, so that what many ask for is read and
-// compressed once. Least recently used go first.
-type frames struct {
-	mu     sync.Mutex
-	lru    *simplelru.LRU[frameKey, body]
-	bytes  int
-	making map[frameKey]chan struct{} // closed when it was made, or could not be
-}
-
-// frameKey is what is in a frame: leaves of a DAG, or as many nodes from the first of the span on
-// as go together, perhaps as deltas against a base.
-type frameKey struct {
-	root, base cid.Cid
-	nodes      bool
-	full       bool // nodes with those that do not differ
-	span
-}
-
-const (
-	frameCache = 32 << 20 // bytes
-	frameCost  = 256      // of the cache itself for each frame
-)
-
-func newFrames() *frames {
-	c := &frames{making: make(map[frameKey]chan struct{})}
-	// Only the sum of sizes bounds the cache; the count cannot be reached.
-	c.lru, _ = simplelru.NewLRU(1<<30, func(_ frameKey, b body) { c.bytes -= frameCost + cap(b.payload) })
-	return c
-}
-
-// get returns what is kept for k. If there is nothing, the caller is to make it, perhaps add it,
-// and call made; others that want the same wait for that, or for ctx to end.
-func (c *frames) get(ctx context.Context, k frameKey) (b body, ok bool, made func()) {
-	for {
-		c.mu.Lock()
-		b, ok := c.lru.Get(k)
-		making := c.making[k]
-		if !ok && making == nil {
-			making = make(chan struct{})
-			c.making[k] = making
-			c.mu.Unlock()
-			return body{}, false, func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				delete(c.making, k)
-				close(making)
-			}
-		}
-		c.mu.Unlock()
-		if ok {
-			return b, true, func() {}
-		}
-		select {
-		case <-making:
-		case <-ctx.Done():
-			return body{}, false, func() {}
-		}
-	}
-}
-
-func (c *frames) add(k frameKey, b body) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.lru.Contains(k) {
-		return
-	}
-	if n := len(b.payload); cap(b.payload) > n+n/8 {
-		b.payload = slices.Clone(b.payload) // the buffer it was packed into may be much larger
-	}
-	c.lru.Add(k, b)
-	for c.bytes += frameCost + cap(b.payload); c.bytes > frameCache; {
-		c.lru.RemoveOldest()
 	}
 }
