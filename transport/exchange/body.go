@@ -3,6 +3,7 @@ package exchange
 import (
 	"encoding/binary"
 
+	"github.com/ipfs/go-cid"
 	"github.com/klauspost/compress/zstd"
 
 	"pollux/blockstore"
@@ -63,6 +64,9 @@ func (f *fields) body() body {
 		f.fail("unknown encoding %d", b.encoding)
 	case b.encoding == encodingPlain && b.raw != len(b.payload):
 		f.fail("%d bytes, %d announced", len(b.payload), b.raw)
+	case b.encoding == encodingZstd && len(b.payload) > b.raw:
+		// Who packs like that has as long as it likes for each block, and the line is full.
+		f.fail("%d bytes packed to %d", b.raw, len(b.payload))
 	case b.raw < b.count:
 		f.fail("%d pieces in %d bytes", b.count, b.raw)
 	}
@@ -111,6 +115,15 @@ func (b body) pieces(dec *zstd.Decoder, scratch []byte) ([]piece, error) {
 		pieces[i] = piece{kind: kind(h & 3), bytes: f.bytes(h >> 2)}
 	}
 	return pieces, f.err
+}
+
+// unpack makes the block of a piece of kindStored, which is shorter: nobody stores it otherwise.
+func unpack(c cid.Cid, packed []byte) (blockstore.Block, error) {
+	b, err := blockstore.Unpack(c, packed)
+	if err == nil && len(packed) > len(b.Data()) {
+		return blockstore.Block{}, violation("a block of %d bytes packed to %d", len(b.Data()), len(packed))
+	}
+	return b, err
 }
 
 func newDecoder() (*zstd.Decoder, error) {

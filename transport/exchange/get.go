@@ -248,7 +248,7 @@ func whole(id cid.Cid, p piece) (blockstore.Block, error) {
 	case kindBlock:
 		return blockstore.NewBlock(id, p.bytes)
 	case kindStored:
-		return blockstore.Unpack(id, p.bytes)
+		return unpack(id, p.bytes)
 	case kindMissing:
 		return blockstore.Block{}, errAbsent
 	default:

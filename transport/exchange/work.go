@@ -173,7 +173,7 @@ func (f *Fetch) decode(c, base cid.Cid, p piece) (blockstore.Block, error) {
 			return blockstore.Block{}, err
 		}
 	case kindStored:
-		return blockstore.Unpack(c, p.bytes)
+		return unpack(c, p.bytes)
 	default:
 		return blockstore.Block{}, violation("piece of kind %d", p.kind)
 	}
