@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -21,8 +22,11 @@ type run struct {
 // ends it.
 func (c *serving) run(s span, stored bool) (run, error) {
 	r := run{hard: true}
-	size := 0
+	size, began := 0, time.Now()
 	for i := s.first; i < s.end() && len(r.pieces) < maxPieces && c.ctx.Err() == nil; i++ {
+		if len(r.pieces) > 0 && time.Since(began) > answerTime {
+			break
+		}
 		p, n, err := c.piece(i, stored)
 		if err != nil || len(r.pieces) > 0 && (size+len(p.bytes) > frameBytes || r.stands+n > standBytes) {
 			break
@@ -41,6 +45,10 @@ func (c *serving) run(s span, stored bool) (run, error) {
 	}
 	return r, c.ctx.Err() // or what was not read would count as missing
 }
+
+// answerTime is for how long leaves are read for an answer: whoever waits for it gives up after
+// dropAfter, and would find nothing done when it asks again.
+const answerTime = dropAfter / 4
 
 // hardSize is from how many bytes on a block that the store did not pack is not worth
 // trying again: shorter ones may shrink together.

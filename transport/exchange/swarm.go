@@ -380,7 +380,9 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 	}
 	if o == nil {
 		var err error
-		if o, err = w.in.build(ctx, store, p, w.root, base); err != nil {
+		// To its end, though p may have gone: who waits for an answer for dropAfter comes back, and
+		// would find as much left to do as before, and so for ever.
+		if o, err = w.in.build(context.WithoutCancel(ctx), store, p, w.root, base); err != nil {
 			return nil, err
 		}
 	}
