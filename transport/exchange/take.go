@@ -132,7 +132,9 @@ func (s *session) accepted(o opened) error {
 	s.heard(time.Now())
 	s.opened = true
 	s.based = o.status == statusBased
-	f.baseAnswered(s)
+	if s.opening == 0 { // or it answers the OPEN before
+		f.baseAnswered(s)
+	}
 	if s.based && !s.known {
 		s.ratio = basedRatio
 	}
