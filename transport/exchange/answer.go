@@ -214,7 +214,9 @@ func (c *serving) pack(from, end int, full bool) (b body, whole bool, err error)
 		id, base := c.order.node(i, full)
 		b, err := c.server.store.Get(c.ctx, id)
 		if err != nil {
-			c.swarm.forget()
+			if c.ctx.Err() == nil { // else the peer has gone, and all is as it was
+				c.swarm.forget()
+			}
 			return body{}, false, fmt.Errorf("read a node: %w", err) // it is to open elsewhere
 		}
 		p := c.server.piece(b, base)

@@ -386,6 +386,9 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 			return nil, err
 		}
 	}
+	w.mu.Lock()
+	known = w.known // it may have been forgotten meanwhile
+	w.mu.Unlock()
 	var held leafSet
 	if !known {
 		var err error
@@ -396,7 +399,7 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.known && w.fetch == nil {
+	if !known && !w.known && w.fetch == nil {
 		w.known, w.held, w.all, w.looked = true, held, held.n == o.leaves.len(), time.Now()
 	}
 	w.keep(o)
