@@ -188,6 +188,9 @@ func (c *serving) nodes() ([]byte, error) {
 			c.server.frames.add(key, b)
 		}
 	}
+	if err := c.book(3 * len(b.payload)); err != nil {
+		return nil, err
+	}
 	i := c.list.from + b.count
 	frame := appendIndex(nil, c.list.from, full, i >= total, b)
 	c.history.sentNodes(c.order, b.count)
@@ -287,6 +290,9 @@ func (c *serving) leaves() ([]byte, error) {
 	b, ok, made := c.frame(key)
 	defer made()
 	if ok {
+		if err := c.book(3 * len(b.payload)); err != nil {
+			return nil, err
+		}
 		return c.data(part, b, true), nil
 	}
 	began := time.Now()
@@ -406,6 +412,10 @@ func (c *serving) choose() ([]byte, error) {
 		w.arrived(best)
 		c.eager = 0
 		return nil, nil
+	}
+	if err := c.book(3 * len(b.payload)); err != nil {
+		w.arrived(best)
+		return nil, err
 	}
 	c.eager -= len(b.payload)
 	c.sentEager.addSpan(part)
