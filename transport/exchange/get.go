@@ -28,6 +28,8 @@ const (
 	getMost    = 16
 	// getAgain is when a peer that did not have it is asked again.
 	getAgain = 2 * time.Second
+	// getPatience is how long a peer that brings something may take for a block at most.
+	getPatience = 16 * dropAfter
 )
 
 // GetRequest says which block to get.
@@ -66,10 +68,13 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 	type state struct {
 		peer.AddrInfo
 		failed bool // when it was asked last; false while it is asked
+		// patience is how long it may take. It is longer when it was not enough for what came.
+		patience time.Duration
 	}
 	type outcome struct {
 		from  *state
 		block blockstore.Block
+		came  int64 // bytes
 		err   error
 	}
 	var (
@@ -117,9 +122,10 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 				hedge.Reset(getStalled)
 			}
 			go func() {
-				b, err := c.ask(ctx, s.AddrInfo, req.CID, tally)
+				var came atomic.Int64
+				b, err := c.ask(ctx, s.AddrInfo, req.CID, s.patience, &tally.received, &came)
 				select {
-				case results <- outcome{s, b, err}:
+				case results <- outcome{s, b, came.Load(), err}:
 				case <-ctx.Done():
 				}
 			}()
@@ -136,7 +142,7 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			if known[cand.ID] != nil || cand.ID == c.host.ID() || len(known) >= maxCandidates && !forget() {
 				continue
 			}
-			s := &state{AddrInfo: cand.AddrInfo}
+			s := &state{AddrInfo: cand.AddrInfo, patience: dropAfter}
 			known[s.ID] = s
 			waiting = append(waiting, s)
 		case r := <-results:
@@ -150,6 +156,9 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			}
 			c.log.Debug("peer did not send a block", "peer", r.from.ID, "cid", req.CID, "err", r.err)
 			r.from.failed = true
+			if r.came >= minBytes {
+				r.from.patience = min(2*r.from.patience, getPatience)
+			}
 			time.AfterFunc(getAgain, func() {
 				select {
 				case again <- r.from:
@@ -179,7 +188,7 @@ func put(store WriteStore, b blockstore.Block) error {
 }
 
 // ask gets one block from one peer.
-func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, tally *Tally) (b blockstore.Block, err error) {
+func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patience time.Duration, counts ...*atomic.Int64) (b blockstore.Block, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.log.Error("panic while fetching", "cid", id, "panic", r)
@@ -194,14 +203,14 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, tally 
 	defer st.Reset()
 	stop := context.AfterFunc(ctx, func() { st.Reset() })
 	defer stop()
-	if err := st.SetDeadline(time.Now().Add(dropAfter)); err != nil {
+	if err := st.SetDeadline(time.Now().Add(patience)); err != nil {
 		return blockstore.Block{}, err
 	}
 	asked := time.Now()
 	if _, err := st.Write(appendGet(appendFrame(nil, frameHello), []cid.Cid{id})); err != nil {
 		return blockstore.Block{}, err
 	}
-	r := bufio.NewReaderSize(countingReader{st, []*atomic.Int64{&tally.received}}, 16<<10)
+	r := bufio.NewReaderSize(countingReader{st, counts}, 16<<10)
 	t, _, err := readFrame(r, maxHello)
 	if err != nil {
 		return blockstore.Block{}, err
