@@ -306,3 +306,34 @@ func TestEagerEnds(t *testing.T) {
 		time.Sleep(time.Minute) // until nobody serves it any more
 	})
 }
+
+// TestNothingElseToSend has one ask for what another was sent a while ago: it is not put off
+// while nobody else is sent anything, and gets all that it asks for.
+func TestNothingElseToSend(t *testing.T) {
+	crowdAsks(t, largeLeaves(8), "xab", func(seed *node, all []*asker) {
+		x, a, b := all[0], all[1], all[2]
+		u := seed.server.crowds
+		u.mu.Lock()
+		u.window.size = 1 << 30
+		u.mu.Unlock()
+		for leaf := range 4 {
+			if got := x.want(span{leaf, 1}); got != frameData {
+				t.Errorf("leaf %d: a frame of type %d", leaf, got)
+			}
+		}
+		time.Sleep(firstWayTime) // nothing is on its way any more
+		if got := a.want(span{0, 1}); got != frameLater {
+			t.Errorf("a frame of type %d, for what is being passed on", got)
+		}
+		time.Sleep(spareTime)
+		for leaf := range 4 {
+			if got := a.want(span{leaf, 1}); got != frameData {
+				t.Errorf("leaf %d again: a frame of type %d", leaf, got)
+			}
+		}
+		time.Sleep(firstWayTime)
+		if got := b.want(span{0, 1}); got != frameLater {
+			t.Errorf("a frame of type %d, while another is sent something", got)
+		}
+	})
+}

@@ -425,8 +425,8 @@ func heldOf(store Store, o *order) (held leafSet, err error) {
 
 // crowd is from how many others on a provider spreads what it sends. Those can have it from
 // each other, and as soon as they have something that nobody else has, they help. So who has
-// all sends a segment again only after passTime, or it would send most of what all receive;
-// and anybody sends a large one to maxSending peers at a time.
+// all sends a segment again only after passTime, or it would send most of what all receive,
+// unless it has nothing else to send; and anybody sends a large one to maxSending peers at a time.
 const (
 	crowd      = 2
 	maxSending = 2
@@ -441,14 +441,15 @@ func (w *swarm) crowded(p peer.ID) bool {
 }
 
 // claim says whether p may be sent a segment of o, and counts it as on its way then. That it
-// was sent before does not count if p insists: it may be on its way to peers that do not read.
-func (w *swarm) claim(segment int, o *order, p peer.ID, insists bool) bool {
+// was sent before does not count if there is room to spare, nor that it is on its way if p
+// insists: it may be to peers that do not read.
+func (w *swarm) claim(segment int, o *order, p peer.ID, insists, spare bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	spread := !insists && w.servedOthers(p) >= crowd
 	if spread && (w.underWay[segment] >= maxSending && o.large(segment) ||
 		// Changes are small: to spread them would only take time.
-		w.all && !o.based() && (w.underWay[segment] > 0 || time.Since(w.sentLast(segment)) < passTime)) {
+		w.all && !o.based() && (w.underWay[segment] > 0 || !spare && time.Since(w.sentLast(segment)) < passTime)) {
 		return false
 	}
 	w.underWay[segment]++

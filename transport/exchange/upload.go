@@ -34,6 +34,7 @@ type member struct {
 	came    time.Time     // to the line
 	behind  bool          // those who are not
 	mute    bool          // an answer was not reported in time
+	sent    time.Time     // when the last answer was
 	reports bool          // one was, in time or not
 	// rtt is the shortest time that an answer took to be reported since rttAt, rttBefore that
 	// in the time before.
@@ -60,6 +61,10 @@ const (
 
 // rttTime is how long the shortest time counts, and as long again: paths change, and peers lie.
 const rttTime = 10 * time.Second
+
+// spareTime is after how long without an answer to another member there is room to spare: after
+// as long those who were put off ask again.
+const spareTime = putOffTime
 
 // sampleTime is how long it is counted what arrives, for the rate.
 const sampleTime = time.Second
@@ -133,6 +138,20 @@ func (u *upload) isBehind(m *member) bool {
 	return m.waits && m.behind
 }
 
+// spare says whether nothing was sent to others than m for a while, and nobody but m waits to
+// be sent something, or only behind others.
+func (u *upload) spare(m *member) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	for o := range u.members {
+		if o != m && (o.waits && !o.behind || now.Sub(o.sent) < spareTime) {
+			return false
+		}
+	}
+	return true
+}
+
 // room says whether another answer may be on its way. The caller holds mu.
 func (u *upload) room() bool {
 	// While one is on its way another has to be, or the line rests for a round trip.
@@ -178,6 +197,7 @@ func (u *upload) sent(m *member, a *onItsWay, n int, after func()) *onItsWay {
 	if u.onWay == a.bytes && now.Sub(u.idle) > sampleTime {
 		u.done, u.since, u.full = 0, now, false
 	}
+	m.sent = now
 	u.onWay += n - a.bytes
 	u.call() // it may be shorter than its place
 	if n > 0 {

@@ -255,6 +255,32 @@ func TestUploadOneByOne(t *testing.T) {
 	}
 }
 
+// TestUploadSpare says when there is room to spare for one of two members.
+func TestUploadSpare(t *testing.T) {
+	u := newUpload()
+	m, other := u.join(), u.join()
+	if !u.spare(m) {
+		t.Error("none, where nothing was sent to anybody")
+	}
+	a := u.sent(m, u.enter(m, false, false), 10*firstWindow, nil)
+	if !u.spare(m) || u.spare(other) {
+		t.Error("none for whom all was sent to, or some for another")
+	}
+	m.sent = m.sent.Add(-spareTime)
+	if !u.spare(other) {
+		t.Error("none, long after something was sent")
+	}
+	u.enter(other, false, false)
+	if u.spare(m) {
+		t.Error("some, while another waits")
+	}
+	u.enter(other, false, true)
+	if !u.spare(m) {
+		t.Error("none, where another waits behind all")
+	}
+	u.arrived(a, true)
+}
+
 // TestClaim claims segments for many peers at once.
 func TestClaim(t *testing.T) {
 	o := newOrder(raw("root").CID(), cid.Undef)
@@ -269,13 +295,14 @@ func TestClaim(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	spare := false
 	claims := func(segment int, insists bool) int {
 		var n int
 		var mu sync.Mutex
 		var all sync.WaitGroup
 		for _, p := range peers {
 			all.Go(func() {
-				if w.claim(segment, o, p, insists) {
+				if w.claim(segment, o, p, insists, spare) {
 					mu.Lock()
 					n++
 					mu.Unlock()
@@ -302,6 +329,12 @@ func TestClaim(t *testing.T) {
 	if n := claims(0, false); n != 0 {
 		t.Errorf("a segment that could be passed on for %d peers, want none", n)
 	}
+	spare = true
+	if n := claims(0, false); n != 1 {
+		t.Errorf("a segment that could be passed on, while there is nothing else to send, for %d peers, want 1", n)
+	}
+	spare = false
+	w.arrived(0)
 	w.sent[0] = time.Now().Add(-passTime)
 	if n := claims(0, false); n != 1 {
 		t.Errorf("a segment that could have been passed on for %d peers, want 1", n)

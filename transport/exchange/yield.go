@@ -62,7 +62,7 @@ const noSegment = -1
 func (c *serving) claim(segment int) bool {
 	r, again := c.refused[segment]
 	insists := again && time.Since(r.first) > maxRefusal || !again && len(c.refused) >= maxQueued
-	if !c.swarm.claim(segment, c.order, c.remote, insists) {
+	if !c.swarm.claim(segment, c.order, c.remote, insists, c.server.crowds.spare(c.member)) {
 		return false
 	}
 	c.claimed, c.rest = segment, noSegment
