@@ -28,9 +28,43 @@ type mirror struct {
 
 	mu       sync.Mutex // guards the fields below
 	progress exchange.Progress
-	failed   error         // of the last attempt
-	failures chan struct{} // closed and replaced at each failed attempt
-	site     site          // the result, once done
+	failed   error    // of the last attempt, for status; nil again when the next one brings something
+	attempt  *attempt // under way, or the next one
+	site     site     // the result, once done
+}
+
+// attempt is one try of a mirror. Its outcome stays its own: whoever waits for it may look
+// when the next one is under way.
+type attempt struct {
+	failed chan struct{} // closed when it has failed
+	err    error         // to be read after failed
+}
+
+func newMirror(root cid.Cid, stop context.CancelFunc) *mirror {
+	return &mirror{root: root, stop: stop, done: make(chan struct{}), attempt: newAttempt()}
+}
+
+func newAttempt() *attempt { return &attempt{failed: make(chan struct{})} }
+
+// fail ends the attempt that is under way.
+func (m *mirror) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failed = err
+	m.progress.Peers = 0
+	m.attempt.err = err
+	close(m.attempt.failed)
+	m.attempt = newAttempt()
+}
+
+// show notes the progress of an attempt before which so many bytes had been received.
+func (m *mirror) show(p exchange.Progress, before int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p.Received > before {
+		m.failed = nil
+	}
+	m.progress = p
 }
 
 // startMirror returns the mirroring of a site under way, or begins it.
@@ -41,7 +75,7 @@ func (n *Node) startMirror(root cid.Cid) *mirror {
 		return m
 	}
 	ctx, stop := context.WithCancel(n.ctx)
-	m := &mirror{root: root, stop: stop, done: make(chan struct{}), failures: make(chan struct{})}
+	m := newMirror(root, stop)
 	n.mirrors[root] = m
 	n.startWork(func() {
 		defer stop()
@@ -66,12 +100,7 @@ func (n *Node) runMirror(ctx context.Context, m *mirror) {
 			return
 		}
 		n.log.Warn("mirroring failed, will try again", "root", m.root, "err", err, "after", pause)
-		m.mu.Lock()
-		m.failed = err // and stays so until the next attempt makes progress
-		m.progress.Peers = 0
-		close(m.failures)
-		m.failures = make(chan struct{})
-		m.mu.Unlock()
+		m.fail(err)
 		select {
 		case <-ctx.Done():
 			return
@@ -87,12 +116,7 @@ func (n *Node) tryMirror(ctx context.Context, m *mirror) error {
 	}
 	before := m.tally.Received()
 	err = n.fetchFrom(ctx, net, exchange.Request{Root: m.root, Tally: &m.tally, Progress: func(p exchange.Progress) {
-		m.mu.Lock()
-		if p.Received > before {
-			m.failed = nil
-		}
-		m.progress = p
-		m.mu.Unlock()
+		m.show(p, before)
 	}})
 	if err != nil {
 		return err
@@ -128,16 +152,14 @@ func (n *Node) wait(ctx context.Context, m *mirror, timeout time.Duration, show 
 	var last int
 	lastNew := time.Now()
 	m.mu.Lock()
-	failures := m.failures
+	attempt := m.attempt
 	m.mu.Unlock()
 	for {
 		select {
 		case <-ctx.Done():
 			return site{}, ctx.Err()
-		case <-failures:
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return site{}, m.failed
+		case <-attempt.failed:
+			return site{}, attempt.err
 		case <-m.done:
 			m.mu.Lock()
 			defer m.mu.Unlock()
