@@ -224,8 +224,8 @@ func (n *Node) fetchFrom(ctx context.Context, net *transport.Network, req exchan
 
 // fetchError makes an error for want of peers, or of room on the disk, the API's.
 func (n *Node) fetchError(net *transport.Network, err error) error {
-	if _, ok := errors.AsType[*exchange.UnreachableError](err); ok {
-		err = unreachable(net, err)
+	if e, ok := errors.AsType[*exchange.UnreachableError](err); ok {
+		err = unreachable(net, e)
 	}
 	return diskError(err)
 }
@@ -256,15 +256,19 @@ func diskError(err error) error {
 	return err
 }
 
-// unreachable makes err the API's: errors.Is finds api.ErrUnreachable.
-func unreachable(net *transport.Network, err error) error {
+// unreachable makes err the API's: errors.Is finds api.ErrUnreachable. It says what to do,
+// unless err does.
+func unreachable(net *transport.Network, err *exchange.UnreachableError) error {
 	switch {
 	case net != nil && !net.Online() && net.Connections() > 0:
 		return fmt.Errorf("%w: %w; only connected peers were asked: no member of the DHT is reachable, name one with --bootstrap", api.ErrUnreachable, err)
 	case net != nil && !net.Online():
 		return fmt.Errorf("%w: %w; no member of the network is reachable yet: check the connection, or name one with --bootstrap", api.ErrUnreachable, err)
 	}
-	return fmt.Errorf("%w: %w", api.ErrUnreachable, err)
+	if err.Limit != nil {
+		return fmt.Errorf("%w: %w", api.ErrUnreachable, err)
+	}
+	return fmt.Errorf("%w: %w; is a mirror running? see `pollux mirrors TARGET` and `pollux peers`", api.ErrUnreachable, err)
 }
 
 // Block implements api.Service.
