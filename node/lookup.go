@@ -10,16 +10,9 @@ import (
 	"pollux/transport/exchange"
 )
 
-// maxLookups is how many single blocks are searched for at a time. Others wait: a
-// browser can ask for more than any node should search. Each search takes a stream
-// of a provider, which allows 32.
-const maxLookups = 24
-
 // lookups are the searches for single blocks under way. Those who want the same
 // block share one, which ends when the last of them has gone.
 type lookups struct {
-	slots chan struct{} // one token a search
-
 	mu      sync.Mutex
 	current map[cid.Cid]*lookup
 }
@@ -33,7 +26,7 @@ type lookup struct {
 }
 
 func newLookups() *lookups {
-	return &lookups{slots: make(chan struct{}, maxLookups), current: make(map[cid.Cid]*lookup)}
+	return &lookups{current: make(map[cid.Cid]*lookup)}
 }
 
 // lookUp fetches one block into the store. tally, if not nil, counts what that took.
@@ -85,12 +78,6 @@ func (ls *lookups) drop(c cid.Cid, l *lookup) {
 }
 
 func (n *Node) search(ctx context.Context, c cid.Cid, timeout time.Duration, tally *exchange.Tally) error {
-	select {
-	case n.lookups.slots <- struct{}{}:
-		defer func() { <-n.lookups.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	net, err := n.network()
 	if err != nil {
 		return err

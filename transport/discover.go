@@ -20,17 +20,20 @@ const (
 	lastLookup  = 30 * time.Second
 	// offlinePoll is how often a node without DHT peers looks whether it has one.
 	offlinePoll = 100 * time.Millisecond
+	// maxLookups is how many single blocks are looked for in the DHT at a time: a browser can
+	// ask for more than any node should look for.
+	maxLookups = 24
 )
 
 // candidates yields peers that may hold what is below root, until ctx ends: nodes
 // that are or become connected, such as those on the local network, and the
-// providers that the DHT knows.
-func (n *Network) candidates(ctx context.Context, root cid.Cid) <-chan exchange.Candidate {
+// providers that find finds again and again.
+func (n *Network) candidates(ctx context.Context, root cid.Cid, find finder) <-chan exchange.Candidate {
 	out := make(chan exchange.Candidate)
 	send := sender(ctx, out)
 	var sources sync.WaitGroup
 	sources.Go(func() { n.connected(ctx, send) })
-	sources.Go(func() { n.lookUp(ctx, root, send) })
+	sources.Go(func() { n.lookUp(ctx, root, find, send) })
 	go func() {
 		sources.Wait()
 		close(out)
@@ -48,7 +51,7 @@ func (n *Network) search(ctx context.Context, root cid.Cid) <-chan exchange.Cand
 		looking, stop := context.WithCancel(ctx)
 		var watch sync.WaitGroup
 		watch.Go(func() { n.connected(looking, send) })
-		n.lookUpOnce(ctx, root, send)
+		n.lookUpOnce(ctx, root, n.found, send)
 		stop()
 		watch.Wait()
 		n.connectedNow(send) // those that watch was not told of any more
@@ -111,9 +114,9 @@ func (n *Network) connectedNow(send func(exchange.Candidate) bool) bool {
 
 // lookUp sends the providers that the DHT knows, again and again: new ones come,
 // and the records of a node that moved change.
-func (n *Network) lookUp(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) {
+func (n *Network) lookUp(ctx context.Context, root cid.Cid, find finder, send func(exchange.Candidate) bool) {
 	for pause := firstLookup; ; pause = min(2*pause, lastLookup) {
-		if !n.lookUpOnce(ctx, root, send) || !sleep(ctx, pause) {
+		if !n.lookUpOnce(ctx, root, find, send) || !sleep(ctx, pause) {
 			return
 		}
 	}
@@ -122,9 +125,9 @@ func (n *Network) lookUp(ctx context.Context, root cid.Cid, send func(exchange.C
 // lookUpOnce sends the providers that the DHT knows, once the node has joined that, and
 // says whether it came to the end. Until then those have to do that announced themselves to
 // this node, as they do to the first of a network; it has nobody to wait for.
-func (n *Network) lookUpOnce(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool {
+func (n *Network) lookUpOnce(ctx context.Context, root cid.Cid, find finder, send func(exchange.Candidate) bool) bool {
 	if !n.routing.Online() {
-		if ok := n.found(ctx, root, send); !ok || n.first {
+		if ok := find(ctx, root, send); !ok || n.first {
 			return ok
 		}
 	}
@@ -133,7 +136,25 @@ func (n *Network) lookUpOnce(ctx context.Context, root cid.Cid, send func(exchan
 			return false
 		}
 	}
-	return n.found(ctx, root, send)
+	return find(ctx, root, send)
+}
+
+// A finder sends the providers that are known now, and says whether send took them all.
+type finder func(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool
+
+// inTurn is find for at most maxLookups at a time. A turn lasts as long as one look into the
+// DHT, so what nobody has makes others wait no longer than that. Whoever receives what is
+// sent must not stop: others wait meanwhile.
+func (n *Network) inTurn(find finder) finder {
+	return func(ctx context.Context, root cid.Cid, send func(exchange.Candidate) bool) bool {
+		select {
+		case n.lookups <- struct{}{}:
+			defer func() { <-n.lookups }()
+			return find(ctx, root, send)
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // found sends the providers that the DHT, or this node's part in it, knows now. It says

@@ -67,7 +67,8 @@ type Network struct {
 	traffic *traffic
 	log     *slog.Logger
 	reach   *reachabilityWatch
-	first   bool // others join through it: it knows nobody to join through
+	first   bool          // others join through it: it knows nobody to join through
+	lookups chan struct{} // one token a look for a single block in the DHT
 
 	// relays is the routing, once the host, which is older, may ask it for relays.
 	relays atomic.Pointer[routing.Routing]
@@ -85,7 +86,7 @@ type Peer struct {
 // Start makes the node reachable, serves the store to peers and joins the DHT in
 // the background. The network does not have to be up.
 func Start(ctx context.Context, cfg Config) (_ *Network, err error) {
-	n := &Network{log: cfg.Logger, traffic: &traffic{}}
+	n := &Network{log: cfg.Logger, traffic: &traffic{}, lookups: make(chan struct{}, maxLookups)}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -232,14 +233,14 @@ func (n *Network) Traffic() (sent, received int64) { return n.traffic.total() }
 func (n *Network) Fetch(ctx context.Context, req exchange.Request) (exchange.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return n.client.Fetch(ctx, req, n.candidates(ctx, req.Root))
+	return n.client.Fetch(ctx, req, n.candidates(ctx, req.Root, n.found))
 }
 
 // Get brings one block into the store from whoever has it. See exchange.Client.Get.
 func (n *Network) Get(ctx context.Context, req exchange.GetRequest) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return n.client.Get(ctx, req, n.candidates(ctx, req.CID))
+	return n.client.Get(ctx, req, n.candidates(ctx, req.CID, n.inTurn(n.found)))
 }
 
 // Mirror is another node that holds a DAG, or is said to.

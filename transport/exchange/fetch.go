@@ -42,6 +42,7 @@ type Client struct {
 	bans    *bans
 	paths   *paths
 	readers atomic.Int32 // pages that somebody waits for
+	doors   *doors       // before peers that are asked for pages
 	scratch sync.Pool    // of *[]byte
 	buffers sync.Pool    // of *[]byte, for large frames
 	tags    atomic.Int64 // connections that were protected
@@ -49,7 +50,7 @@ type Client struct {
 
 // NewClient returns a Client. What it fetches, server serves meanwhile.
 func NewClient(h host.Host, server *Server, log *slog.Logger) (*Client, error) {
-	c := &Client{host: h, server: server, log: log, bans: newBans(), paths: newPaths()}
+	c := &Client{host: h, server: server, log: log, bans: newBans(), paths: newPaths(), doors: newDoors()}
 	c.scratch.New = func() any { return new([]byte) }
 	var err error
 	if c.decoder, err = newDecoder(); err != nil {

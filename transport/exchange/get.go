@@ -47,6 +47,9 @@ type GetRequest struct {
 // Fetches bring meanwhile. It asks the nearest of the candidates first, and another when
 // that one takes long. It fails with an UnreachableError after req.Timeout. The block is
 // readable then, but not durable.
+//
+// There may be any number of Gets: those that nobody can answer do not keep others from
+// their blocks. Of each peer as many ask at a time as it allows.
 func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Candidate) error {
 	if err := blockstore.CheckCID(req.CID); err != nil {
 		return err
@@ -195,6 +198,10 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patien
 			err = fmt.Errorf("internal error: %v", r)
 		}
 	}()
+	if err := c.doors.enter(ctx, info.ID); err != nil {
+		return blockstore.Block{}, err
+	}
+	defer c.doors.leave(info.ID)
 	st, release, err := c.stream(ctx, info)
 	if err != nil {
 		return blockstore.Block{}, err
