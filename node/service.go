@@ -389,9 +389,9 @@ func (n *Node) Connect(ctx context.Context, addr string) (api.Peer, error) {
 	p, err := net.Connect(ctx, addr)
 	switch {
 	case errors.Is(err, transport.ErrBadAddress):
-		return api.Peer{}, fmt.Errorf("%w: %w", api.ErrUsage, err)
+		return api.Peer{}, fmt.Errorf("%w: %w; `pollux id` prints it on that node", api.ErrUsage, err)
 	case err != nil && ctx.Err() == nil:
-		return api.Peer{}, fmt.Errorf("%w: %w", api.ErrUnreachable, err)
+		return api.Peer{}, fmt.Errorf("%w: %w; does it run, and at that address? `pollux id` prints it on that node", api.ErrUnreachable, err)
 	}
 	return apiPeer(p), err
 }

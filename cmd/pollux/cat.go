@@ -27,21 +27,26 @@ func (a *app) catCommand() *cobra.Command {
 				return err
 			}
 			defer svc.Close()
-			get := blocks{svc, timeout}
-			// Asked first, so that a directory is not fetched whole for nothing.
-			entry, err := dag.Resolve(ctx, get, target.Root, target.Path)
-			if err != nil {
-				return err
-			}
-			if entry.Kind != dag.KindFile {
-				return fmt.Errorf("a %s, %w", entry.Kind, dag.ErrNotFile)
-			}
-			if _, err := a.fetch(ctx, svc, target, timeout); err != nil {
-				return err
-			}
-			return dag.WriteFile(ctx, get, entry.CID, a.stdout)
+			return a.cat(ctx, svc, target, timeout)
 		}),
 	}
 	timeoutFlag(cmd, &timeout)
 	return cmd
+}
+
+// cat writes a file to standard output.
+func (a *app) cat(ctx context.Context, svc service, target api.Target, timeout time.Duration) error {
+	get := blocks{svc, timeout}
+	// Asked first, so that a directory is not fetched whole for nothing.
+	entry, err := dag.Resolve(ctx, get, target.Root, target.Path)
+	if err != nil {
+		return err
+	}
+	if entry.Kind != dag.KindFile {
+		return fmt.Errorf("a %s, %w; `pollux get -o PATH` writes it to disk", entry.Kind, dag.ErrNotFile)
+	}
+	if _, err := a.fetch(ctx, svc, target, timeout); err != nil {
+		return err
+	}
+	return dag.WriteFile(ctx, get, entry.CID, a.stdout)
 }

@@ -37,6 +37,9 @@ func (a *app) exportCommand() *cobra.Command {
 		Args:  exactly(1),
 		RunE: does(func(ctx context.Context, args []string) error {
 			start := time.Now()
+			if dest == "-" {
+				dest = ""
+			}
 			target, err := api.ParseTarget(args[0])
 			switch {
 			case err != nil:
@@ -82,7 +85,7 @@ func (a *app) exportCommand() *cobra.Command {
 			}
 		}),
 	}
-	cmd.Flags().StringVarP(&dest, "output", "o", "", "write to `file` (default standard output)")
+	cmd.Flags().StringVarP(&dest, "output", "o", "", "write to `file` (default -, standard output)")
 	timeoutFlag(cmd, &timeout)
 	return cmd
 }

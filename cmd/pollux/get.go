@@ -44,7 +44,11 @@ it, .pollux- and a number. After an interruption the same command goes on there.
 			if err != nil {
 				return err
 			}
-			if dest == "" {
+			toStdout := dest == "-"
+			switch {
+			case toStdout && a.json:
+				return fmt.Errorf("%w: the output is the file; for JSON, name a path with -o", api.ErrUsage)
+			case dest == "":
 				dest = path.Base(target.String())
 			}
 			if dest, err = filepath.Abs(dest); err != nil {
@@ -55,6 +59,9 @@ it, .pollux- and a number. After an interruption the same command goes on there.
 				return err
 			}
 			defer svc.Close()
+			if toStdout {
+				return a.cat(ctx, svc, target, timeout)
+			}
 			fetched, err := a.fetch(ctx, svc, target, timeout)
 			if err != nil {
 				return err
@@ -87,7 +94,7 @@ it, .pollux- and a number. After an interruption the same command goes on there.
 			}
 		}),
 	}
-	cmd.Flags().StringVarP(&dest, "output", "o", "", "write to `path` (default the last part of the target)")
+	cmd.Flags().StringVarP(&dest, "output", "o", "", "write to `path`, or a file to standard output if that is - (default the last part of the target)")
 	timeoutFlag(cmd, &timeout)
 	return cmd
 }

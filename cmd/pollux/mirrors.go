@@ -55,7 +55,7 @@ the full ones are printed, by their peer IDs.`,
 				}
 			}
 			if n := int64(len(res.Mirrors)); n > 0 {
-				return fmt.Errorf("%w: %s announced, but none answers", api.ErrUnreachable, count(n, "mirror is", "mirrors are"))
+				return fmt.Errorf("%w: %s announced, but none answers; try again when one is online", api.ErrUnreachable, count(n, "mirror is", "mirrors are"))
 			}
 			return fmt.Errorf("%w: no other node that holds it was found; see `pollux status` for whether this one is connected", api.ErrUnreachable)
 		}),
