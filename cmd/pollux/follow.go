@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,8 @@ func (a *app) followCommand() *cobra.Command {
 			res, err := svc.Follow(ctx, req, show)
 			done()
 			switch {
+			case ctx.Err() != nil && errors.Is(err, context.Canceled) && isDaemon(svc):
+				return errors.New("interrupted; `pollux status` shows whether the daemon goes on")
 			case err != nil:
 				return err
 			case a.json:
