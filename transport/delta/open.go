@@ -29,12 +29,16 @@ const (
 	maxStreams     = 256
 	maxFailed      = 1 << 12
 	maxFailedBytes = 32 << 20
-	// maxWork bounds the search for matches of all streams of a block, to a second or two.
-	maxWork = 1 << 28
+	// minWork and streamWork bound the steps in which the streams of a block are closed: so
+	// many, and so many for each byte of the base's streams. A step takes some 3 ns. Versions of
+	// real pages and indexes packed by gzip -9 take up to 80 for a byte, with few exceptions.
+	minWork    = 1 << 19
+	streamWork = 80
 )
 
-// opening bounds the memory for opened blocks, whoever needs it.
-var opening = make(chan struct{}, 2)
+// encoding and applying bound the memory for opened blocks. Who is sent deltas that take long
+// makes its own in no more time for that.
+var encoding, applying = make(chan struct{}, 2), make(chan struct{}, 2)
 
 var codecs = sync.Pool{New: func() any { return new(deflate.Codec) }}
 
@@ -90,6 +94,16 @@ func (o *opened) size() int {
 	}
 	last := o.streams[len(o.streams)-1]
 	return last.source + last.Size()
+}
+
+// work is how many steps may be taken to close the streams of a block whose base o is. What
+// that takes too much for, is small beside the base as a rule, and sent as it is.
+func (o *opened) work() int {
+	n := minWork
+	for _, s := range o.streams {
+		n += streamWork * s.Size()
+	}
+	return n
 }
 
 // finish adds the rest of the block.
@@ -196,8 +210,8 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 	if findStream(base, 0) < 0 || findStream(target, 0) < 0 {
 		return dst, false
 	}
-	opening <- struct{}{}
-	defer func() { <-opening }()
+	encoding <- struct{}{}
+	defer func() { <-encoding }()
 	from := openAll(base, nil)
 	if from == nil {
 		return dst, false
@@ -218,10 +232,11 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 			return dst, false
 		}
 		recipes, n := make([][]byte, len(to.streams)), len(without)
-		e.codec.Work = maxWork
+		e.codec.Work = from.work()
+		copies := newCopies(plain, from)
 		for i, s := range to.streams {
 			content := to.bytes[s.start:s.end]
-			recipe, ok := e.codec.Describe(nil, s.Stream, content, runs(plain, from, s.start, s.end))
+			recipe, ok := e.codec.Describe(nil, s.Stream, content, copies.between(s.start, s.end))
 			if !ok {
 				without[s.source] = true
 			}
@@ -231,10 +246,11 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 			continue
 		}
 		// Nobody is told what was not proved.
-		e.codec.Work = maxWork
+		e.codec.Work = from.work()
+		copies = newCopies(plain, from)
 		for i, s := range to.streams {
 			content := to.bytes[s.start:s.end]
-			got, err := e.codec.Restore(nil, recipes[i], content, runs(plain, from, s.start, s.end), s.Size())
+			got, err := e.codec.Restore(nil, recipes[i], content, copies.between(s.start, s.end), s.Size())
 			if err != nil || !bytes.Equal(got, target[s.source:][:s.Size()]) {
 				without[s.source] = true
 			}
@@ -265,23 +281,33 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 	return dst, false
 }
 
-// runs returns the runs of the streams of from in the plain bytes that delta makes of it
-// between two places.
-func runs(delta []byte, from *opened, start, end int) deflate.Runs {
-	r := reader{rest: delta, base: from.bytes}
-	made := 0 // bytes, up to the end of o
-	var o op
+// copies finds in what an ordinary delta makes of an opened block the runs of its streams. It
+// reads the delta once, whatever is asked.
+type copies struct {
+	reader
+	from *opened
+	last op
+	made int // bytes, up to the end of last
+}
+
+func newCopies(delta []byte, from *opened) *copies {
+	return &copies{reader: reader{rest: delta, base: from.bytes}, from: from}
+}
+
+// between returns the runs between two places. It is called for one stream after the other.
+func (c *copies) between(start, end int) deflate.Runs {
 	return func(at int) deflate.Run {
 		at += start
-		for made <= at {
-			if !r.more() {
+		for c.made <= at {
+			if !c.more() {
 				return deflate.Run{From: at - start, To: end - start}
 			}
-			o, _ = r.next() // it was read before
-			made += o.literals + len(o.run)
+			c.last, _ = c.next() // it was read before
+			c.made += c.last.literals + len(c.last.run)
 		}
-		// o has copied base[r.cursor-len(o.run):r.cursor] to made-len(o.run).
-		shift := r.cursor - made
+		o, made, from := c.last, c.made, c.from
+		// o has copied base[c.cursor-len(o.run):c.cursor] to made-len(o.run).
+		shift := c.cursor - made
 		left, right := max(made-len(o.run), start), min(made, end)
 		if at < left {
 			return deflate.Run{From: at - start, To: left - start}
@@ -301,9 +327,11 @@ func runs(delta []byte, from *opened, start, end int) deflate.Runs {
 
 // applyOpened appends what a delta between opened blocks makes, which is without its mark.
 func applyOpened(dst, delta, base []byte, maxSize int) ([]byte, error) {
-	opening <- struct{}{}
-	defer func() { <-opening }()
-	out, err := restoreOpened(dst, delta, base, maxSize)
+	applying <- struct{}{}
+	defer func() { <-applying }()
+	codec := codecs.Get().(*deflate.Codec)
+	defer codecs.Put(codec)
+	out, err := restoreOpened(dst, delta, base, maxSize, codec)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
@@ -316,7 +344,7 @@ type closing struct {
 	recipe     []byte
 }
 
-func restoreOpened(dst, delta, base []byte, maxSize int) ([]byte, error) {
+func restoreOpened(dst, delta, base []byte, maxSize int, codec *deflate.Codec) ([]byte, error) {
 	r := reader{rest: delta}
 	from := &opened{bytes: make([]byte, 0, min(4*len(base), maxOpened))}
 	n, err := r.length()
@@ -349,6 +377,7 @@ func restoreOpened(dst, delta, base []byte, maxSize int) ([]byte, error) {
 		return nil, errStreams
 	}
 	closings := make([]closing, n)
+	plain := 0
 	for i := range closings {
 		c := &closings[i]
 		for _, v := range []*int{&c.gap, &c.plain, &n} {
@@ -360,16 +389,19 @@ func restoreOpened(dst, delta, base []byte, maxSize int) ([]byte, error) {
 			return nil, errShort
 		}
 		c.recipe, r.rest = r.rest[:n], r.rest[n:]
+		plain += c.plain
+	}
+	if codec.Work = from.work(); plain > codec.Work {
+		return nil, errLarge
 	}
 	delta = r.rest
-	to, err := apply(nil, delta, from.bytes, maxOpened)
+	// What is not in a stream is in the block as it is.
+	to, err := apply(nil, delta, from.bytes, min(maxSize+plain, maxOpened))
 	if err != nil {
 		return nil, err
 	}
 
-	codec := codecs.Get().(*deflate.Codec)
-	defer codecs.Put(codec)
-	codec.Work = maxWork
+	copies := newCopies(delta, from)
 	most, at := len(dst)+maxSize, 0
 	for _, c := range closings {
 		if c.gap > len(to)-at || c.plain > len(to)-at-c.gap {
@@ -381,7 +413,7 @@ func restoreOpened(dst, delta, base []byte, maxSize int) ([]byte, error) {
 		dst = append(dst, to[at:][:c.gap]...)
 		at += c.gap
 		end := at + c.plain
-		dst, err = codec.Restore(dst, c.recipe, to[at:end:end], runs(delta, from, at, end), most-len(dst))
+		dst, err = codec.Restore(dst, c.recipe, to[at:end:end], copies.between(at, end), most-len(dst))
 		if err != nil {
 			return nil, err
 		}

@@ -14,7 +14,7 @@ func (c *Codec) Describe(dst []byte, s *Stream, plain []byte, runs Runs) ([]byte
 
 func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs) ([]byte, bool) {
 	p := &c.predictor
-	p.reset(m, plain, runs, c.Work)
+	p.reset(m, plain, runs, c.Work-len(plain))
 	defer func() {
 		c.Work = p.work
 		p.release()
@@ -25,6 +25,7 @@ func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs
 		tokens := s.tokens[done:b.tokens]
 		done = b.tokens
 		p.startBlock()
+		p.work -= blockWork
 		if b.form == stored {
 			p.predict()
 			r.correct(kindStored)
@@ -44,6 +45,7 @@ func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs
 			}
 			if t != end {
 				p.accept(t)
+				p.work -= tokenWork
 			}
 		}
 		c.describeCodes(&r, s, i)

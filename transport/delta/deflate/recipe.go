@@ -51,7 +51,7 @@ var ErrMalformed = errors.New("malformed recipe")
 var (
 	errCorrection = errors.New("bad correction")
 	errTokens     = errors.New("block of too many symbols")
-	errWork       = errors.New("search takes too long")
+	errWork       = errors.New("takes too much work")
 	errRest       = errors.New("bytes are left over")
 )
 

@@ -5,14 +5,23 @@ import "fmt"
 // Codec makes and follows recipes. A zero Codec is ready but for its Work. It keeps memory for the next
 // call, 700 KiB at most. Two goroutines need two.
 type Codec struct {
-	// Work is how many steps, of a few nanoseconds, may still be taken in search of
-	// matches. gzip -9 takes about 10 for a byte of text. The caller sets it.
+	// Work is how many steps, of a few nanoseconds, may still be taken. A place that is
+	// looked at in search of matches is one, and so are 8 bytes found the same and a plain
+	// byte; a token is tokenWork, a block blockWork. gzip -9 takes about 15 for a byte of
+	// text. The caller sets it.
 	Work int
 
 	predictor predictor
 	coder     coder
 	block     []token
 }
+
+// What is made without a search takes its time too, and a recipe may say of tokens and blocks
+// what it likes: a block of no bytes takes two of it.
+const (
+	tokenWork = 8
+	blockWork = 1 << 10
+)
 
 // keptBlock is how many tokens of memory are kept: more than gzip writes into a block.
 const keptBlock = 1 << 16
@@ -31,6 +40,9 @@ func (c *Codec) Restore(dst, recipe, plain []byte, runs Runs, max int) ([]byte, 
 func (c *Codec) restore(w *bitWriter, recipe, plain []byte, runs Runs, most int) error {
 	if len(recipe) < 2 || !model(recipe[0]).valid() {
 		return errHeader
+	}
+	if c.Work -= len(plain); c.Work < 0 {
+		return errWork
 	}
 	c.predictor.reset(model(recipe[0]), plain, runs, c.Work)
 	defer func() {
@@ -75,6 +87,7 @@ func (c *Codec) restore(w *bitWriter, recipe, plain []byte, runs Runs, most int)
 func (c *Codec) restoreTokens(r *corrections) (isStored bool, err error) {
 	p := &c.predictor
 	p.startBlock()
+	p.work -= blockWork
 	c.block = c.block[:0]
 	for {
 		t := p.predict()
@@ -99,6 +112,7 @@ func (c *Codec) restoreTokens(r *corrections) (isStored bool, err error) {
 			return false, errTokens
 		}
 		p.accept(t)
+		p.work -= tokenWork
 		c.block = append(c.block, t)
 	}
 }
