@@ -9,9 +9,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"pollux/blockstore"
+	"pollux/transport/delta/deflate"
 )
 
 // gzipped and zipped are made by Go, whose compressor is not among those that are predicted:
@@ -207,5 +211,107 @@ func TestOpenedExample(t *testing.T) {
 		if !strings.Contains(string(doc), "\n"+row+"  ") {
 			t.Errorf("docs/protocol.md lacks the row %s", row)
 		}
+	}
+}
+
+// A delta takes no more steps than the streams of its base allow, whatever it asks for.
+func TestApplyOpenedWork(t *testing.T) {
+	html := page(1500, 1, "May 12") // 60 KB, more than a search looks back over
+	packed := gzipped(t, html)
+	opens := func(base []byte) (o *opened, head []any) {
+		if o = openAll(base, nil); o == nil {
+			return &opened{bytes: base}, []any{int(openedMark), 0}
+		}
+		return o, []any{int(openedMark), 1, o.streams[0].source}
+	}
+	// repeated closes all of what base is when opened, so many times that it has size bytes.
+	repeated := func(base []byte, size int, recipe string) []byte {
+		o, head := opens(base)
+		n := len(o.bytes)
+		times := max(size/n, 1)
+		d := ops(append(head, 1, 0, times*n, len(recipe), recipe, 0, 1)...)
+		return append(d, bytes.Repeat(ops(2, 2*n-1, 1), times-1)...)
+	}
+	blocks := func(base []byte, n int) []byte {
+		_, head := opens(base)
+		recipe := "\x00\x00" + strings.Repeat("\x04\x02", n) // as predicted, and another follows
+		return ops(append(head, 1, 0, 0, len(recipe), recipe)...)
+	}
+	for name, test := range map[string]struct{ delta, base []byte }{
+		"search of 15 MiB":            {repeated(html, 15<<20, "\x09\x00"), html},
+		"search of 256 KiB":           {repeated(html, 256<<10, "\x09\x00"), html},
+		"literals":                    {repeated(html, 256<<10, "\x00\x00"), html},
+		"blocks":                      {blocks(html, 500_000), html},
+		"search of 15 MiB, of packed": {repeated(packed, 15<<20, "\x09\x00"), packed},
+		"search of 1 MiB, of packed":  {repeated(packed, 1<<20, "\x09\x00"), packed},
+		"literals, of packed":         {repeated(packed, 1<<20, "\x00\x00"), packed},
+		"blocks, of packed":           {blocks(packed, 500_000), packed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, _ := opens(test.base)
+			if most := minWork + streamWork*len(packed); o.work() > most || len(o.streams) == 0 && o.work() > minWork {
+				t.Fatalf("%d steps are allowed", o.work())
+			}
+			var codec deflate.Codec
+			before := allocated()
+			_, err := restoreOpened(nil, test.delta[1:], test.base, blockstore.MaxBlockSize, &codec)
+			if err == nil {
+				t.Error("it is not refused")
+			}
+			const last = 1 << 18 // the search that is too much
+			if codec.Work < -last {
+				t.Errorf("%d steps, want at most %d", o.work()-codec.Work, o.work())
+			}
+			if n := allocated() - before; n > 12<<20 {
+				t.Errorf("%d KiB were allocated", n>>10)
+			}
+		})
+	}
+}
+
+// allocated is how many bytes were allocated so far, whether or not they are in use.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// What would take more steps than are allowed to restore is not opened.
+func TestNotOpenedForItsWork(t *testing.T) {
+	html := page(1500, 1, "May 12")
+	gzip9 := func(times int) []byte {
+		plain := bytes.Repeat(html, times)
+		c := deflate.Codec{Work: 1 << 30}
+		stream, err := c.Restore(nil, []byte{9, 0}, plain, nil, blockstore.MaxBlockSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return join([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"), stream, make([]byte, 8))
+	}
+	base := gzip9(1)
+	if d := roundTrip(t, new(Encoder), base, gzip9(2)); d[0] != openedMark {
+		t.Error("twice the base is not opened")
+	}
+	if d := roundTrip(t, new(Encoder), base, gzip9(30)); d[0] == openedMark {
+		t.Error("30 times the base is opened")
+	}
+}
+
+// Deltas are read once, however many streams what they make has.
+func TestCopiesAreReadOnce(t *testing.T) {
+	o := openAll(gzipped(t, page(100, 1, "May 12")), nil)
+	const n = 100
+	delta := ops(0, 2*n)
+	for range n {
+		delta = append(delta, ops(2, 2*n-1, 2*n)...) // back by n, and again
+	}
+	d := bytes.Clone(delta)
+	c := newCopies(d, o)
+	for start := 0; start < n*n; start += n / 2 {
+		end := start + n/2
+		if want, got := newCopies(delta, o).between(start, end)(0), c.between(start, end)(0); got != want {
+			t.Fatalf("from %d on: %+v, want %+v", start, got, want)
+		}
+		clear(d[:len(d)-len(c.rest)])
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -434,10 +435,31 @@ func TestRestoreHostile(t *testing.T) {
 			t.Errorf("%s: %x, %v", name, got, err)
 		}
 	}
-	// A search takes no more work than there is.
-	c := Codec{Work: 1000}
-	if _, err := c.Restore(nil, []byte{9, 0}, text(100_000, 1), nil, 1<<20); !errors.Is(err, errWork) {
-		t.Errorf("little work: %v", err)
+	// It takes no more work than there is.
+	p, c := text(10_000, 1), Codec{Work: 1 << 20}
+	packed, err := c.Restore(nil, []byte{9, 0}, p, nil, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s := inflate(t, packed)
+	unsearched := len(p) + tokenWork*len(s.tokens) + blockWork*len(s.blocks)
+	for name, test := range map[string]struct {
+		work   int
+		recipe []byte
+		plain  []byte
+	}{
+		"search": {unsearched, []byte{9, 0}, p},
+		"tokens": {20_000, []byte{0, 0}, p},
+		"blocks": {200_000, append([]byte{0, 0}, bytes.Repeat([]byte{1 << 2, moreEmpty}, 1000)...), nil},
+		"bytes":  {9_000, append([]byte{0, 0, kindStored}, binary.AppendUvarint(nil, 10_000<<2)...), p},
+	} {
+		c := Codec{Work: test.work}
+		if _, err := c.Restore(nil, test.recipe, test.plain, nil, 1<<20); !errors.Is(err, errWork) {
+			t.Errorf("little work for %s: %v", name, err)
+		}
+		if c.Work < -10_000 {
+			t.Errorf("%s: %d steps too many", name, -c.Work)
+		}
 	}
 	// Empty blocks without end, within the limit.
 	if _, err := c.Restore(nil, append([]byte{0, 0, kindEnd}, bytes.Repeat([]byte{0, 0, 2}, 1000)...), plain, nil, 50); err == nil {
