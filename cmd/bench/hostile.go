@@ -67,6 +67,8 @@ var deltaHarms = []harm{
 	{"another node", []string{"a delta that gives another node"}},
 	{"a run of 2^63", []string{"a delta of a run of 2^63"}},
 	{"too much", []string{"a delta that gives too much"}},
+	{"a long search", []string{"a delta that searches for long"}},
+	{"empty blocks", []string{"a delta of empty blocks"}},
 }
 
 // beside returns a scenario of a mirror that has two honest seeds, alone and beside 18

@@ -158,6 +158,20 @@ func recipes(base []byte) map[string][]byte {
 	}
 }
 
+// longSearch is a delta that repeats base up to 15 MiB, and asks for that as gzip -9 packs it.
+func longSearch(base []byte) []byte {
+	n := uint64(max(len(base), 1))
+	times := 15 << 20 / n
+	head := concat(uvarints(3, 0, 1, 0, times*n, 2), []byte{9, 0}) // opens nothing, closes all
+	return concat(head, uvarints(0, 1), bytes.Repeat(uvarints(2, 2*n-1, 1), int(times-1)))
+}
+
+// emptyBlocks is a delta that makes n blocks of a stream from no bytes.
+func emptyBlocks(n int) []byte {
+	recipe := append([]byte{0, 0}, bytes.Repeat([]byte{1 << 2, 2}, n)...) // the codes are as predicted; another follows
+	return concat(uvarints(3, 0, 1, 0, 0, uint64(len(recipe))), recipe)
+}
+
 // openedSize is how many bytes a gzip file has whose stream is opened.
 func openedSize(file []byte) int {
 	r, err := gzip.NewReader(bytes.NewReader(file))

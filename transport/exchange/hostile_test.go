@@ -258,6 +258,12 @@ func scripts() []script {
 			half := len(base) / 2
 			return deltaOf(concat(base[half:], base[:half]), p)
 		})},
+		{name: "a delta that searches for long", banned: true, based: true, want: wrongData(func(a *actor, leaf int, _ piece) piece {
+			return piece{kind: kindDelta, bytes: longSearch(a.base(leaf))}
+		})},
+		{name: "a delta of empty blocks", banned: true, based: true, want: wrongData(func(*actor, int, piece) piece {
+			return piece{kind: kindDelta, bytes: emptyBlocks(500_000)}
+		})},
 		{name: "a delta that gives another node", banned: true, based: true, list: func(a *actor, l list) []byte {
 			pieces, full, last := a.listed(l)
 			for i := range pieces {
