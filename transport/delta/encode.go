@@ -41,7 +41,8 @@ type Encoder struct {
 // blockstore.MaxBlockSize bytes. Any two have one; whether it is worth sending, its length
 // says, which is at most 9 more than that of target. It takes time in proportion to the
 // lengths of both; for blocks that it opens, some 100 ms as a rule and two seconds at worst,
-// and 100 MiB at worst, of two calls at a time, for which those of Apply do not wait. dst must not overlap with them.
+// and 100 MiB at worst, of two calls at a time, which do not wait for those of Apply. dst must
+// not overlap with them.
 func (e *Encoder) Append(dst, base, target []byte) []byte {
 	n := len(dst)
 	dst = e.append(dst, base, target)
