@@ -34,6 +34,7 @@ type index struct {
 	looked time.Time
 	nodes  int
 	read   int64
+	race   race
 }
 
 const (
@@ -54,16 +55,18 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 		if (s.slow || x.open && !s.opened) && f.other(s) {
 			return list{}, false
 		}
-		l := list{from: x.differ, count: 1}
-		if x.lost || x.all != x.differ && !s.based {
-			// Which numbers would be meant if the provider lacks the base?
-			l.full, l.from = true, x.all
-		}
+		l := x.first(s)
 		if x.open {
 			s.lists = append(s.lists, l)
 			return l, true
 		}
 		x.use(s, l.full, l.from)
+	}
+	if x.race.rival == s && x.source != nil && len(s.lists) == 0 {
+		l := x.first(s)
+		l.count, x.race.read = x.race.count, x.source.received.Load()
+		s.lists = append(s.lists, l)
+		return l, true
 	}
 	if x.source != s || x.last || len(s.lists) == maxLists {
 		return list{}, false
@@ -96,9 +99,19 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 	return l, true
 }
 
+// first returns what asks s for the node that is next. The caller holds the Fetch's mutex.
+func (x *index) first(s *session) list {
+	if x.lost || x.all != x.differ && !s.based {
+		// Which numbers would be meant if the provider lacks the base?
+		return list{from: x.all, count: 1, full: true}
+	}
+	return list{from: x.differ, count: 1}
+}
+
 // use makes s the source of nodes, from number next on. The caller holds the Fetch's mutex.
 func (x *index) use(s *session, full bool, next int) {
 	x.source, x.full, x.next, x.last, x.open, x.sure = s, full, next, false, false, false
+	x.race.rival, x.race.races = nil, 0
 	x.look(s, time.Now())
 }
 
@@ -152,6 +165,7 @@ func (x *index) check(f *Fetch, now time.Time) {
 		x.source, x.open = nil, true
 		return
 	}
+	x.race.tick(f)
 	// Nor does one that sends a node now and then.
 	limit := x.patience(s)
 	if now.Sub(x.looked) <= limit {
@@ -160,20 +174,23 @@ func (x *index) check(f *Fetch, now time.Time) {
 	share := float64(limit) / float64(slowTime)
 	nodes, read := float64(x.all-x.nodes), float64(s.received.Load()-x.read)
 	slow := x.waiting && nodes < minList*share && read < slowBytes*share
-	x.look(s, now)
-	if slow && f.other(s) {
-		x.source, x.open = nil, true
-		x.failed++
-		f.slow[s.peer] = struct{}{}
-		if s.slow = true; f.crowded {
-			s.end(errUseless)
-		}
+	if !slow || !f.other(s) {
+		x.race.begin(f, s, now, now.Sub(x.looked), read)
+		x.look(s, now)
+		return
+	}
+	x.source, x.open = nil, true
+	x.failed++
+	f.slow[s.peer] = struct{}{}
+	if s.slow = true; f.crowded {
+		s.end(errUseless)
 	}
 }
 
 // look notes what had come from the source, s, by now.
 func (x *index) look(s *session, now time.Time) {
 	x.looked, x.nodes, x.read = now, x.all, s.received.Load()
+	x.race.ticks, x.race.idle, x.race.bytes = 0, 0, 0
 }
 
 // patience returns how long s may be slow. With each source that failed it is half as long,
@@ -412,6 +429,7 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 				f.mu.Lock()
 				f.came(came.session)
 				f.index.proved(came.session, came.full, came.first+len(came.pieces))
+				f.index.race.bytes += len(b.Data())
 				f.sent(len(b.Data()))
 				f.mu.Unlock()
 				_, err := w.Write(b)

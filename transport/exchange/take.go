@@ -174,7 +174,15 @@ func (s *session) indexed(a answer) error {
 		return violation("INDEX that nobody asked for")
 	}
 	x := &f.index
-	if x.source == nil && x.waiting && x.answers(a) && !(s.slow && f.other(s)) {
+	uses := x.source == nil && x.waiting && x.answers(a) && !(s.slow && f.other(s))
+	if x.race.rival == s {
+		x.race.rival = nil
+		if x.won(a, l.count) {
+			x.failed++ // as the source was too slow
+			uses = true
+		}
+	}
+	if uses {
 		last := s.lists[len(s.lists)-1]
 		x.use(s, l.full, last.from+last.count)
 	}
