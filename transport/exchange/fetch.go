@@ -41,7 +41,7 @@ type Client struct {
 	decoder *zstd.Decoder // of answers
 	bans    *bans
 	paths   *paths
-	readers atomic.Int32 // pages that somebody waits for
+	readers atomic.Int32 // pages that somebody waits for and that may be on their way
 	doors   *doors       // before peers that are asked for pages
 	scratch sync.Pool    // of *[]byte
 	buffers sync.Pool    // of *[]byte, for large frames

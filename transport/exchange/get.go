@@ -28,6 +28,9 @@ const (
 	getMost    = 16
 	// getAgain is when a peer that did not have it is asked again.
 	getAgain = 2 * time.Second
+	// getYields is for how long Fetches leave room for a block after somebody was asked who was
+	// not before, and then while minBytes come in as long. Nobody may have the block.
+	getYields = time.Second
 	// getPatience is how long a peer that brings something may take for a block at most.
 	getPatience = 16 * dropAfter
 )
@@ -58,8 +61,6 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		return err
 	}
 	tally := cmp.Or(req.Tally, new(Tally))
-	c.readers.Add(1)
-	defer c.readers.Add(-1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var expired <-chan time.Time
@@ -91,8 +92,23 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		hedge     = time.NewTimer(time.Hour)
 		allowed   = 1 // peers that may be asked at a time
 		limited   error
+		came      atomic.Int64 // bytes
+		seen      int64        // of them, when it was last looked
+		look      = time.NewTicker(getYields)
+		yields    bool // Fetches leave room
 	)
 	defer hedge.Stop()
+	defer look.Stop()
+	yield := func(on bool) {
+		switch {
+		case on && !yields:
+			c.readers.Add(1)
+		case yields && !on:
+			c.readers.Add(-1)
+		}
+		yields = on
+	}
+	defer yield(false)
 	book := c.host.Peerstore()
 	const unknown = time.Hour
 	latency := func(p peer.ID) time.Duration { return cmp.Or(book.LatencyEWMA(p), unknown) }
@@ -116,7 +132,11 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			waiting = waiting[1:]
 			s.failed = false
 			asking++
-			asked[s.ID] = struct{}{}
+			if _, again := asked[s.ID]; !again {
+				asked[s.ID] = struct{}{}
+				yield(true)
+				look.Reset(getYields)
+			}
 			hedge.Reset(getHedge)
 			if l := latency(s.ID); l != unknown {
 				hedge.Reset(max(getHedge, min(3*l, 2*time.Second)))
@@ -125,10 +145,10 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 				hedge.Reset(getStalled)
 			}
 			go func() {
-				var came atomic.Int64
-				b, err := c.ask(ctx, s.AddrInfo, req.CID, s.patience, &tally.received, &came)
+				var own atomic.Int64
+				b, err := c.ask(ctx, s.AddrInfo, req.CID, s.patience, &tally.received, &came, &own)
 				select {
-				case results <- outcome{s, b, came.Load(), err}:
+				case results <- outcome{s, b, own.Load(), err}:
 				case <-ctx.Done():
 				}
 			}()
@@ -172,6 +192,10 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			if known[s.ID] == s {
 				waiting = append(waiting, s)
 			}
+		case <-look.C:
+			n := came.Load()
+			yield(n-seen >= minBytes)
+			seen = n
 		case <-hedge.C:
 			allowed = min(allowed+1, getMost)
 		case <-expired:
