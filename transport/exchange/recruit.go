@@ -20,11 +20,27 @@ const (
 	connectLimit  = 15 * time.Second
 	firstRetry    = time.Second
 	lastRetry     = 30 * time.Second
+	// dialTime is how long a dial keeps a place from others. A late one goes on without, up
+	// to connectLimit; of more than maxLate the oldest ends.
+	dialTime = time.Second
+	maxLate  = 32
 )
 
+// An attempt is a dial, and the stream that it leads to.
+type attempt struct {
+	peer    peer.ID
+	began   time.Time
+	end     context.CancelFunc
+	stream  network.Stream
+	release func() // what keeps the connection
+	err     error
+}
+
 // recruit turns candidates into sessions, at most maxActive at a time, those with
-// the lowest known latency first, but those that failed last. A session that ended is
-// tried again after a while: the peer may have come back, or hold more by then.
+// the lowest known latency first, but those that failed last. It dials as many as there are
+// places, and more when that takes long; whoever is connected when all are taken waits for
+// one like others. A session that ended is tried again after a while: the peer may have come
+// back, or hold more by then.
 func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers *sync.WaitGroup) {
 	type state struct {
 		info    peer.AddrInfo
@@ -32,7 +48,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		mutual  bool          // fetches the same from here
 		delay   time.Duration // before the next try
 		waiting bool
-		active  bool
+		active  bool // it is dialled, or has a session
 		failed  bool // the last try
 		barren  bool // that brought nothing, and not for want of a place
 	}
@@ -44,12 +60,16 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 	var (
 		known   = make(map[peer.ID]*state)
 		waiting []peer.ID
-		active  int
+		dials   []*attempt // under way, the oldest first
+		active  int        // sessions
+		dialled = make(chan *attempt)
 		ended   = make(chan outcome)
+		late    = time.NewTimer(0) // of the oldest dial that is not
 		again   = make(chan peer.ID)
 		needed  = f.needed
 		book    = f.client.host.Peerstore()
 	)
+	defer late.Stop()
 	wait := func(p peer.ID) {
 		known[p].waiting = true
 		waiting = append(waiting, p)
@@ -99,6 +119,31 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		}
 		f.mu.Unlock()
 	}
+	// over notes what became of a peer that was tried, for it to be tried again.
+	over := func(o outcome) {
+		s := known[o.peer]
+		s.active, s.failed = false, o.err != nil
+		if o.err != nil {
+			f.client.log.Debug("provider ended", "peer", o.peer, "root", f.request.Root, "err", o.err)
+		}
+		if o.gave {
+			s.delay = firstRetry
+		}
+		busy, refused := errors.AsType[*busyError](o.err)
+		if refused {
+			s.delay = max(s.delay, busy.pause)
+		}
+		s.barren = !o.gave && !refused
+		// Spread out, so that peers that failed together do not return together.
+		end := f.end // alone: the fetch is not to be kept for an hour
+		time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
+			select {
+			case again <- o.peer:
+			case <-end:
+			}
+		})
+		s.delay = min(2*s.delay, lastRetry)
+	}
 	for _, info := range f.early {
 		meet(info, false)
 	}
@@ -139,27 +184,29 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			if s := known[p]; s != nil {
 				s.mutual = true
 			}
+		case d := <-dialled:
+			dials = slices.DeleteFunc(dials, func(o *attempt) bool { return o == d })
+			switch {
+			case d.err != nil:
+				over(outcome{peer: d.peer, err: d.err})
+			case active == maxActive:
+				d.close()
+				known[d.peer].active = false
+				wait(d.peer)
+			default:
+				active++
+				peers.Go(func() {
+					gave, err := f.use(ctx, d)
+					select {
+					case ended <- outcome{d.peer, gave, err}:
+					case <-f.end:
+					}
+				})
+			}
 		case o := <-ended:
 			active--
-			s := known[o.peer]
-			s.active, s.failed = false, o.err != nil
-			if o.gave {
-				s.delay = firstRetry
-			}
-			busy, refused := errors.AsType[*busyError](o.err)
-			if refused {
-				s.delay = max(s.delay, busy.pause)
-			}
-			s.barren = !o.gave && !refused
-			// Spread out, so that peers that failed together do not return together.
-			end := f.end // alone: the fetch is not to be kept for an hour
-			time.AfterFunc(s.delay+rand.N(s.delay/4), func() {
-				select {
-				case again <- o.peer:
-				case <-end:
-				}
-			})
-			s.delay = min(2*s.delay, lastRetry)
+			over(o)
+		case <-late.C:
 		case p := <-again:
 			if s := known[p]; s != nil && !s.waiting && !s.active {
 				wait(p)
@@ -170,7 +217,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		if needed != nil {
 			continue // all may be held already: nobody is dialled in vain
 		}
-		if f.request.Once && candidates == nil && active == 0 && allBarren() {
+		if f.request.Once && candidates == nil && len(dials)+active == 0 && allBarren() {
 			f.mu.Lock()
 			f.giveUp()
 			f.mu.Unlock()
@@ -181,22 +228,36 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 				compareBool(known[b].mutual, known[a].mutual),
 				compareBool(known[a].hearsay, known[b].hearsay))
 		})
-		for len(waiting) > 0 && active < maxActive {
+		now := time.Now()
+		lates := 0
+		for lates < len(dials) && now.Sub(dials[lates].began) >= dialTime {
+			lates++
+		}
+		for len(waiting) > 0 && len(dials)-min(lates, maxLate)+active < maxActive {
 			s := known[waiting[0]]
 			waiting = waiting[1:]
 			s.waiting, s.active = false, true
 			info := s.info
-			active++
+			dialling, end := context.WithCancel(ctx)
+			d := &attempt{peer: info.ID, began: now, end: end}
+			dials = append(dials, d)
 			peers.Go(func() {
-				gave, err := f.try(ctx, info)
-				if err != nil {
-					f.client.log.Debug("provider ended", "peer", info.ID, "root", f.request.Root, "err", err)
-				}
+				defer end()
+				d.stream, d.release, d.err = f.dial(dialling, info)
 				select {
-				case ended <- outcome{info.ID, gave, err}:
+				case dialled <- d:
 				case <-f.end:
+					if d.err == nil {
+						d.close()
+					}
 				}
 			})
+		}
+		if lates > maxLate {
+			dials[0].end()
+		}
+		if lates < len(dials) {
+			late.Reset(dialTime - now.Sub(dials[lates].began))
 		}
 		f.mu.Lock()
 		f.crowded, f.mutual = len(waiting) > 0, slices.ContainsFunc(waiting, func(p peer.ID) bool { return known[p].mutual })
@@ -215,23 +276,31 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// try connects to a peer and works with it until either side is done. gave says
-// that the peer sent blocks.
-func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err error) {
+// dial connects to a peer and opens a stream.
+func (f *Fetch) dial(ctx context.Context, info peer.AddrInfo) (_ network.Stream, release func(), err error) {
 	st, release, err := f.client.stream(ctx, info)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.limited = nil; errors.Is(err, network.ErrResourceLimitExceeded) {
 		f.limited = err
 	}
-	f.mu.Unlock()
-	if err != nil {
-		return false, err
-	}
-	defer release()
-	s := newSession(f, info.ID, st)
+	return st, release, err
+}
+
+// close gives up a stream that is not used.
+func (d *attempt) close() {
+	d.release()
+	go d.stream.Reset() // may wait for the network
+}
+
+// use works with a peer over a stream until either side is done. gave says that the peer
+// sent blocks.
+func (f *Fetch) use(ctx context.Context, d *attempt) (gave bool, err error) {
+	defer d.release()
+	s := newSession(f, d.peer, d.stream)
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
-	_, s.slow = f.slow[info.ID] // before
+	_, s.slow = f.slow[d.peer] // before
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -239,10 +308,10 @@ func (f *Fetch) try(ctx context.Context, info peer.AddrInfo) (gave bool, err err
 		f.changed.Broadcast()
 		f.mu.Unlock()
 		if s.rtt > 0 {
-			f.client.host.Peerstore().RecordLatency(info.ID, s.rtt)
+			f.client.host.Peerstore().RecordLatency(d.peer, s.rtt)
 		}
 	}()
-	leave := f.swarm.ask(info.ID)
+	leave := f.swarm.ask(d.peer)
 	defer leave()
 	defer f.client.paths.enter(s)()
 	err = s.run(ctx)

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -104,35 +105,115 @@ func TestCandidatesAreTaken(t *testing.T) {
 	}
 }
 
-// TestTwelveAtATime has more candidates than a fetch asks at a time, none of which answers.
+// TestTwelveAtATime has more candidates than a fetch asks at a time, none of which answers:
+// all open streams at once, or all after their dials have left their places to others.
 func TestTwelveAtATime(t *testing.T) {
 	h := newHost(t)
-	synctest.Test(t, func(t *testing.T) {
-		var active, most atomic.Int32
-		silent := func(st network.Stream, _ peer.ID) {
-			n := active.Add(1)
-			defer active.Add(-1)
-			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-			}
-			io.Copy(io.Discard, st)
-		}
-		to, candidates := streams{}, make(chan Candidate, 2*maxActive)
-		for i := range cap(candidates) {
-			id := peer.ID(rune('a' + i))
-			to[id] = silent
-			candidates <- Candidate{peer.AddrInfo{ID: id}, true}
-		}
-		store := newStore(t)
-		mirror := nodeOn(t, near{h, "mirror", to}, store, store)
-		_, err := mirror.client.Fetch(t.Context(), Request{Store: store, Root: raw("nowhere").CID(), Timeout: time.Minute}, candidates)
-		if unreachable, ok := errors.AsType[*UnreachableError](err); !ok || unreachable.Asked != cap(candidates) {
-			t.Errorf("got %v", err)
-		}
-		synctest.Wait()
-		if most.Load() != maxActive || active.Load() != 0 {
-			t.Errorf("%d were asked at a time, want %d; %d streams are left", most.Load(), maxActive, active.Load())
-		}
-	})
+	for name, takes := range map[string]time.Duration{"at once": 0, "late": 5 * dialTime / 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var active, most atomic.Int32
+				silent := func(st network.Stream, _ peer.ID) {
+					n := active.Add(1)
+					defer active.Add(-1)
+					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					}
+					io.Copy(io.Discard, st)
+				}
+				to, candidates := streams{}, make(chan Candidate, 2*maxActive)
+				for i := range cap(candidates) {
+					id := peer.ID(rune('a' + i))
+					to[id] = func(st network.Stream, from peer.ID) {
+						// One for which there is no place is closed unused.
+						if _, err := io.ReadFull(st, make([]byte, 1)); err == nil {
+							silent(st, from)
+						}
+					}
+					candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+				}
+				opens := func(ctx context.Context, _ peer.ID) error { return after(ctx, takes) }
+				store := newStore(t)
+				mirror := nodeOn(t, dialled{near{h, "mirror", to}, opens}, store, store)
+				req := Request{Store: store, Root: raw("nowhere").CID(), Timeout: 5 * time.Minute}
+				_, err := mirror.client.Fetch(t.Context(), req, candidates)
+				if unreachable, ok := errors.AsType[*UnreachableError](err); !ok || unreachable.Asked != cap(candidates) {
+					t.Errorf("got %v", err)
+				}
+				synctest.Wait()
+				if most.Load() != maxActive || active.Load() != 0 {
+					t.Errorf("%d were asked at a time, want %d; %d streams are left", most.Load(), maxActive, active.Load())
+				}
+			})
+		})
+	}
+}
+
+// TestStalledDials has many more peers than places never open a stream: an honest provider
+// that is found after them, and takes its time too, is used while their dials go on, or, if
+// those are too many, though none has come to its limit.
+func TestStalledDials(t *testing.T) {
+	block := raw("Pollux")
+	for _, tt := range []struct {
+		name  string
+		peers int
+		takes time.Duration // for the honest to open a stream
+	}{
+		{name: "the honest at once", peers: 3 * maxActive / 2},
+		{name: "the honest late", peers: 3 * maxActive / 2, takes: 3 * dialTime},
+		{name: "too many", peers: 3 * (maxActive + maxLate)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t) // to which nobody is near
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var now, most, ended, expired int
+				opens := func(ctx context.Context, p peer.ID) error {
+					mu.Lock()
+					now++
+					most = max(most, now)
+					mu.Unlock()
+					takes := time.Hour
+					if p == "seed" {
+						takes = tt.takes
+					}
+					err := after(ctx, takes)
+					mu.Lock()
+					defer mu.Unlock()
+					now--
+					if err != nil {
+						ended++
+					}
+					if errors.Is(err, context.DeadlineExceeded) {
+						expired++
+					}
+					return err
+				}
+				seed, store := nodeOn(t, near{h, "seed", nil}, nil, hold(block)), newStore(t)
+				serve := func(st network.Stream, from peer.ID) {
+					mu.Lock()
+					if tt.peers <= maxLate && ended > 0 || expired > 0 {
+						t.Errorf("it is used after %d dials have ended, %d of them at their limit", ended, expired)
+					}
+					mu.Unlock()
+					seed.near(st, from)
+				}
+				mirror := nodeOn(t, dialled{near{h, "mirror", streams{"seed": serve}}, opens}, store, store)
+				candidates := make(chan Candidate, tt.peers+1)
+				for i := range tt.peers {
+					candidates <- Candidate{peer.AddrInfo{ID: peer.ID(fmt.Sprint(i))}, true}
+				}
+				candidates <- Candidate{peer.AddrInfo{ID: "seed"}, true}
+				req := Request{Store: store, Root: block.CID(), Timeout: time.Minute}
+				if _, err := mirror.client.Fetch(t.Context(), req, candidates); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				if most > maxActive+maxLate || now > 0 {
+					t.Errorf("%d dials at a time, want %d; %d are left", most, maxActive+maxLate, now)
+				}
+			})
+		})
+	}
 }
 
 // TestNearestFirst has more candidates than are asked at a time, all there before anything is to

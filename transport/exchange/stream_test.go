@@ -121,6 +121,29 @@ func (h near) NewStream(_ context.Context, p peer.ID, _ ...protocol.ID) (network
 	return mine, nil
 }
 
+// dialled is a near host on which opens is waited for before a stream opens.
+type dialled struct {
+	near
+	opens func(ctx context.Context, p peer.ID) error
+}
+
+func (h dialled) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	if err := h.opens(ctx, p); err != nil {
+		return nil, err
+	}
+	return h.near.NewStream(ctx, p, ids...)
+}
+
+// after waits for a time, or for the end of ctx, and returns the error of that.
+func after(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // near serves whoever opens a stream in memory. Each frame takes a moment.
 func (n *node) near(st network.Stream, from peer.ID) {
 	n.server.serve(slowed{st}, &network.NullScope{}, from)
