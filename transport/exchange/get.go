@@ -19,10 +19,13 @@ import (
 
 const (
 	// getHedge is how long a peer is waited for, or three round trips to it if that is
-	// longer, before another is asked too.
-	getHedge = 150 * time.Millisecond
+	// longer, before another is asked too, unless one of those that are brought getGrowth
+	// bytes in that time: a block of 1 MiB in ten seconds. Another would only share the line.
+	getHedge  = 150 * time.Millisecond
+	getGrowth = 16 << 10
 	// getActive is how many peers are asked for a block at a time. While none of them brings
-	// it one more is asked each getStalled, up to getMost.
+	// it one more is asked each getStalled, up to getMost. Who is only dialled does not count;
+	// of more than maxLate dials the oldest ends.
 	getActive  = 4
 	getStalled = time.Second
 	getMost    = 16
@@ -48,7 +51,7 @@ type GetRequest struct {
 
 // Get brings one block into req.Store, for somebody who waits for it: it goes before what
 // Fetches bring meanwhile. It asks the nearest of the candidates first, and another when
-// that one takes long. It fails with an UnreachableError after req.Timeout. The block is
+// that one brings little for long. It fails with an UnreachableError after req.Timeout. The block is
 // readable then, but not durable.
 //
 // There may be any number of Gets: those that nobody can answer do not keep others from
@@ -75,10 +78,16 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		// patience is how long it may take. It is longer when it was not enough for what came.
 		patience time.Duration
 	}
+	type asking struct {
+		*state
+		end    context.CancelFunc
+		opened atomic.Bool
+		came   atomic.Int64 // bytes
+		seen   int64        // of them, when another might have been asked last
+	}
 	type outcome struct {
-		from  *state
+		from  *asking
 		block blockstore.Block
-		came  int64 // bytes
 		err   error
 	}
 	var (
@@ -86,11 +95,14 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		again     = make(chan *state)
 		known     = make(map[peer.ID]*state)
 		waiting   []*state
-		asking    int
+		asks      []*asking // under way, the oldest first
+		growing   bool      // what one of them brings, so nobody else is asked
+		places    = make(chan struct{}, getMost)
 		asked     = make(map[peer.ID]struct{})
 		providers = make(map[peer.ID]struct{})
 		hedge     = time.NewTimer(time.Hour)
-		allowed   = 1 // peers that may be asked at a time
+		pause     time.Duration // of hedge
+		allowed   = 1           // peers that may be asked at a time
 		limited   error
 		came      atomic.Int64 // bytes
 		seen      int64        // of them, when it was last looked
@@ -127,28 +139,42 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		slices.SortStableFunc(waiting, func(a, b *state) int {
 			return cmp.Or(compareBool(a.failed, b.failed), cmp.Compare(latency(a.ID), latency(b.ID)))
 		})
-		for len(waiting) > 0 && asking < allowed {
-			s := waiting[0]
+		for len(waiting) > 0 && len(asks) < allowed && !growing {
+			here, end := context.WithCancel(ctx)
+			a := &asking{state: waiting[0], end: end}
 			waiting = waiting[1:]
-			s.failed = false
-			asking++
-			if _, again := asked[s.ID]; !again {
-				asked[s.ID] = struct{}{}
+			a.failed = false
+			if _, again := asked[a.ID]; !again {
+				asked[a.ID] = struct{}{}
 				yield(true)
 				look.Reset(getYields)
 			}
-			hedge.Reset(getHedge)
-			if l := latency(s.ID); l != unknown {
-				hedge.Reset(max(getHedge, min(3*l, 2*time.Second)))
+			pause = getHedge
+			if l := latency(a.ID); l != unknown {
+				pause = max(getHedge, min(3*l, 2*time.Second))
 			}
-			if asking >= getActive {
-				hedge.Reset(getStalled)
+			if len(places)+1 >= getActive {
+				pause = getStalled
 			}
+			hedge.Reset(pause)
+			asks = append(asks, a)
 			go func() {
-				var own atomic.Int64
-				b, err := c.ask(ctx, s.AddrInfo, req.CID, s.patience, &tally.received, &came, &own)
+				defer end()
+				place := func() error {
+					select {
+					case places <- struct{}{}:
+						a.opened.Store(true)
+						return nil
+					case <-here.Done():
+						return here.Err()
+					}
+				}
+				b, err := c.ask(here, a.AddrInfo, req.CID, a.patience, place, &tally.received, &came, &a.came)
+				if a.opened.Load() {
+					<-places
+				}
 				select {
-				case results <- outcome{s, b, own.Load(), err}:
+				case results <- outcome{a, b, err}:
 				case <-ctx.Done():
 				}
 			}()
@@ -169,7 +195,7 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			known[s.ID] = s
 			waiting = append(waiting, s)
 		case r := <-results:
-			asking--
+			asks = slices.DeleteFunc(asks, func(a *asking) bool { return a == r.from })
 			if r.err == nil {
 				tally.came(r.from.ID)
 				return put(req.Store, r.block)
@@ -179,12 +205,12 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			}
 			c.log.Debug("peer did not send a block", "peer", r.from.ID, "cid", req.CID, "err", r.err)
 			r.from.failed = true
-			if r.came >= minBytes {
+			if r.from.came.Load() >= minBytes {
 				r.from.patience = min(2*r.from.patience, getPatience)
 			}
 			time.AfterFunc(getAgain, func() {
 				select {
-				case again <- r.from:
+				case again <- r.from.state:
 				case <-ctx.Done():
 				}
 			})
@@ -197,7 +223,24 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			yield(n-seen >= minBytes)
 			seen = n
 		case <-hedge.C:
-			allowed = min(allowed+1, getMost)
+			growing = false
+			var dials []*asking
+			for _, a := range asks {
+				if !a.opened.Load() {
+					dials = append(dials, a)
+				}
+				came := a.came.Load()
+				growing = growing || came-a.seen >= getGrowth
+				a.seen = came
+			}
+			switch {
+			case growing || len(dials) >= maxLate && len(waiting) == 0:
+				hedge.Reset(pause)
+			case len(dials) >= maxLate:
+				dials[0].end() // another is asked in its place
+			case len(asks)-len(dials) < getMost:
+				allowed = max(allowed, len(asks)+1)
+			}
 		case <-expired:
 			return &UnreachableError{Missing: 1, Waited: req.Timeout, Providers: len(providers), Asked: len(asked), Limit: limited}
 		case <-ctx.Done():
@@ -214,8 +257,9 @@ func put(store WriteStore, b blockstore.Block) error {
 	return w.Flush()
 }
 
-// ask gets one block from one peer.
-func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patience time.Duration, counts ...*atomic.Int64) (b blockstore.Block, err error) {
+// ask gets one block from one peer. It calls place when a stream is open, and goes on if that
+// returns no error.
+func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patience time.Duration, place func() error, counts ...*atomic.Int64) (b blockstore.Block, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.log.Error("panic while fetching", "cid", id, "panic", r)
@@ -234,6 +278,9 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patien
 	defer st.Reset()
 	stop := context.AfterFunc(ctx, func() { st.Reset() })
 	defer stop()
+	if err := place(); err != nil {
+		return blockstore.Block{}, err
+	}
 	if err := st.SetDeadline(time.Now().Add(patience)); err != nil {
 		return blockstore.Block{}, err
 	}
