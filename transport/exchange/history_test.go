@@ -202,9 +202,9 @@ func TestHadAgain(t *testing.T) {
 			want  frameType
 		}{
 			{0, 0, frameData},
-			{1, 2 * firstWayTime, frameLater}, // it was sent to another just now
+			{1, firstWayTime + 50*time.Millisecond, frameLater}, // it was sent to another just now
 			{0, passTime, frameData},
-			{2, 2 * firstWayTime, frameData}, // it was sent again to who had it
+			{2, firstWayTime + 50*time.Millisecond, frameData}, // it was sent again to who had it
 		} {
 			time.Sleep(ask.after)
 			if got := all[ask.who].want(span{0, 1}); got != ask.want {
