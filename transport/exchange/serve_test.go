@@ -345,27 +345,58 @@ func (s *timed) Write(b []byte) (int, error) {
 	return s.Stream.Write(b)
 }
 
-// TestSlowReader has a peer take each answer just before it is late, and then no more: its
-// stream ends, not before.
+// TestSlowReader has a peer take each part of an answer just before it is late, and then no
+// more, or a byte now and then: its stream ends, not before.
 func TestSlowReader(t *testing.T) {
 	site, h := largeLeaves(20), newHost(t)
+	for _, bytewise := range []bool{false, true} {
+		t.Run(fmt.Sprintf("a byte now and then %v", bytewise), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				seed := nodeOn(t, h, nil, hold(site...))
+				mine, others := pipes()
+				ended := make(chan error, 1)
+				go func() { ended <- seed.server.serve(&timed{Stream: others}, &network.NullScope{}, "slow") }()
+				mine.Write(append(opening(site[0].CID()), appendSpanFrame(nil, frameWant, []span{{0, 20}})...))
+				part := make([]byte, writePart)
+				for range 4 * segmentBytes / writePart {
+					time.Sleep(writeLimit - 1)
+					if _, err := mine.Read(part); err != nil {
+						t.Fatal(err)
+					}
+				}
+				last := time.Now()
+				go func() {
+					for err := error(nil); err == nil && bytewise; {
+						time.Sleep(time.Second)
+						_, err = mine.Read(part[:1])
+					}
+				}()
+				if err := <-ended; err == nil || time.Since(last) != writeLimit {
+					t.Errorf("ended after %v, %v", time.Since(last), err)
+				}
+				time.Sleep(time.Minute) // until nobody reads
+			})
+		})
+	}
+}
+
+// TestFetchOverSlowLine fetches a leaf that takes longer than the provider waits for a part of it.
+func TestFetchOverSlowLine(t *testing.T) {
+	site, h := largeLeaves(1), outside(t)
 	synctest.Test(t, func(t *testing.T) {
-		seed := nodeOn(t, h, nil, hold(site...))
-		mine, others := pipes()
-		ended := make(chan error, 1)
-		go func() { ended <- seed.server.serve(&timed{Stream: others}, &network.NullScope{}, "slow") }()
-		mine.Write(append(opening(site[0].CID()), appendSpanFrame(nil, frameWant, []span{{0, 20}})...))
-		whole := make([]byte, maxAnswer) // has room for all of a write
-		for range 10 {
-			time.Sleep(writeLimit - 1)
-			if _, err := mine.Read(whole); err != nil {
-				t.Fatal(err)
-			}
+		seed, store := nodeOn(t, h, nil, hold(site...)), newStore(t)
+		served := 0
+		mirror := nodeOn(t, near{h, "mirror", streams{seed.ID(): func(st network.Stream, from peer.ID) {
+			served++
+			seed.server.serve(&timed{Stream: paced{st, 12 << 10}}, &network.NullScope{}, from)
+			st.Reset()
+		}}}, store, store)
+		_, err := mirror.fetch(t.Context(), Request{Root: site[0].CID(), Timeout: 10 * time.Minute}, seed.info())
+		time.Sleep(2 * time.Minute) // until nobody is served any more
+		if err != nil || served != 1 {
+			t.Fatalf("over %d streams: %v", served, err)
 		}
-		last := time.Now()
-		if err := <-ended; err == nil || time.Since(last) != writeLimit {
-			t.Errorf("ended after %v, %v", time.Since(last), err)
-		}
+		mirror.checkHeld(t, site)
 	})
 }
 

@@ -28,9 +28,11 @@ const Service = "pollux.sync"
 const (
 	// serveIdle ends a stream on which nothing was asked or sent for so long.
 	serveIdle = time.Minute
-	// writeLimit ends a stream whose reader takes longer than this for one
-	// frame: it holds memory that others could use.
+	// writeLimit ends a stream whose reader takes longer than this for writePart bytes, or for
+	// what is left of a frame: it holds memory that others could use. Whole frames may take
+	// longer, over a slow line.
 	writeLimit = 30 * time.Second
+	writePart  = 64 << 10
 	// serveLimit is how many streams are served at a time, and servePerPeer how
 	// many of one peer; more are reset. Of what others leave it gets the same share as of
 	// all, or eight peers that take all they can would leave nothing for others. On

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,11 +148,13 @@ func (c *serving) read() error {
 func (c *serving) write(out <-chan []byte) error {
 	frame := appendFrame(nil, frameHello)
 	for {
-		if err := c.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
-			return err
-		}
-		if _, err := c.stream.Write(frame); err != nil {
-			return fmt.Errorf("send: %w", err)
+		for part := range slices.Chunk(frame, writePart) {
+			if err := c.stream.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+				return err
+			}
+			if _, err := c.stream.Write(part); err != nil {
+				return fmt.Errorf("send: %w", err)
+			}
 		}
 		var ok bool
 		select {
