@@ -86,6 +86,13 @@ func appendFrame(dst []byte, t frameType, parts ...[]byte) []byte {
 	return dst
 }
 
+// isNews says whether frames begin with what a provider sends without being asked.
+func isNews(frames []byte) bool {
+	_, n := binary.Uvarint(frames)
+	t := frameType(frames[n])
+	return t == frameHave || t == framePeers
+}
+
 // readFrame reads one frame whose body has at most limit bytes, into a buffer of its
 // own. It returns io.EOF only between frames.
 func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {

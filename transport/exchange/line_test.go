@@ -265,7 +265,7 @@ func TestWaitingIsNotIdle(t *testing.T) {
 				}
 				for range 4 {
 					for _, other := range all[1:] { // or they would be idle
-						other.Write(appendSpanFrame(nil, frameCancel, []span{{0, 1}}))
+						other.Write(appendGet(nil, []cid.Cid{raw("nothing").CID()}))
 					}
 					time.Sleep(serveIdle / 3)
 				}

@@ -380,7 +380,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestFetchOverSlowLine fetches a leaf that takes longer than the provider waits for a part of it.
+// TestFetchOverSlowLine fetches a leaf that takes longer than the provider waits for a part of it,
+// and than it lets a stream be idle.
 func TestFetchOverSlowLine(t *testing.T) {
 	site, h := largeLeaves(1), outside(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -388,7 +389,7 @@ func TestFetchOverSlowLine(t *testing.T) {
 		served := 0
 		mirror := nodeOn(t, near{h, "mirror", streams{seed.ID(): func(st network.Stream, from peer.ID) {
 			served++
-			seed.server.serve(&timed{Stream: paced{st, 12 << 10}}, &network.NullScope{}, from)
+			seed.server.serve(&timed{Stream: paced{st, 4 << 10}}, &network.NullScope{}, from)
 			st.Reset()
 		}}}, store, store)
 		_, err := mirror.fetch(t.Context(), Request{Root: site[0].CID(), Timeout: 10 * time.Minute}, seed.info())
@@ -398,6 +399,62 @@ func TestFetchOverSlowLine(t *testing.T) {
 		}
 		mirror.checkHeld(t, site)
 	})
+}
+
+// TestIdle has peers that ask for something now and then, for nothing, or only hear news: the
+// streams of all but the first end.
+func TestIdle(t *testing.T) {
+	site, h := largeLeaves(2), newHost(t)
+	for name, tt := range map[string]struct {
+		send []byte
+		news bool
+		kept bool
+	}{
+		"GET":    {send: appendGet(nil, []cid.Cid{site[1].CID()}), kept: true},
+		"LIST":   {send: appendList(nil, list{}), kept: true},
+		"WANT":   {send: appendSpanFrame(nil, frameWant, []span{{0, 1}}), kept: true},
+		"CANCEL": {send: appendSpanFrame(nil, frameCancel, []span{{0, 1}})},
+		"GOT":    {send: appendGot(nil, 0)},
+		"news":   {news: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := nodeOn(t, h, nil, hold(site...)).server
+				mine, others := pipes()
+				go io.Copy(io.Discard, mine)
+				ended := make(chan error, 1)
+				go func() { ended <- server.serve(others, &network.NullScope{}, "x") }()
+				mine.Write(opening(site[0].CID()))
+				w := server.swarms.enter(site[0].CID())
+				const times = 5
+				for range times {
+					time.Sleep(serveIdle * 5 / 6)
+					mine.Write(tt.send)
+					if tt.news {
+						leave, err := w.serve(t.Context(), "y")
+						if err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(2 * newsEvery)
+						leave()
+					}
+				}
+				select {
+				case err := <-ended:
+					if tt.kept || !errors.Is(err, errIdle) {
+						t.Errorf("ended: %v", err)
+					}
+				default:
+					if !tt.kept {
+						t.Errorf("is served after %d times", times)
+					}
+					mine.Reset()
+					<-ended
+				}
+				time.Sleep(2 * serveIdle)
+			})
+		})
+	}
 }
 
 // TestBusy fills all places. Who is told so hangs up, or is hung up on; a fetcher goes to

@@ -26,7 +26,7 @@ const Protocol protocol.ID = "/pollux/sync/3"
 const Service = "pollux.sync"
 
 const (
-	// serveIdle ends a stream on which nothing was asked or sent for so long.
+	// serveIdle ends a stream on which there was nothing to answer for so long.
 	serveIdle = time.Minute
 	// writeLimit ends a stream whose reader takes longer than this for writePart bytes, or for
 	// what is left of a frame: it holds memory that others could use. Whole frames may take

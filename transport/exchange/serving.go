@@ -44,6 +44,9 @@ type serving struct {
 	wake  chan struct{} // holds one value when requests came
 	asked asked
 
+	mu   sync.Mutex // guards the field below
+	used time.Time  // when an answer, other than news, or a part of one was taken last
+
 	// The fields below belong to the goroutine that makes answers.
 
 	swarm     *swarm
@@ -79,6 +82,7 @@ func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	c := &serving{
 		server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1),
 		refused: make(map[int]refusal), claimed: noSegment, member: s.crowds.join(), history: s.had.of(remote),
+		used: time.Now(),
 	}
 	defer s.crowds.leave(c.member)
 	defer func() { mem.ReleaseMemory(c.booked) }()
@@ -155,6 +159,9 @@ func (c *serving) write(out <-chan []byte) error {
 			if _, err := c.stream.Write(part); err != nil {
 				return fmt.Errorf("send: %w", err)
 			}
+			if len(part) == writePart {
+				c.use()
+			}
 		}
 		var ok bool
 		select {
@@ -188,8 +195,6 @@ func (c *serving) answer(out chan<- []byte) error {
 			c.leave()
 		}
 	}()
-	idle := time.NewTimer(serveIdle)
-	defer idle.Stop()
 	var later <-chan time.Time // when news may be told
 	for {
 		frame, err := c.next()
@@ -214,7 +219,9 @@ func (c *serving) answer(out chan<- []byte) error {
 				<-c.ctx.Done() // once it is written
 				return err
 			}
-			idle.Reset(serveIdle)
+			if !isNews(frame) {
+				c.use()
+			}
 			continue
 		}
 		var changed <-chan struct{}
@@ -233,23 +240,38 @@ func (c *serving) answer(out chan<- []byte) error {
 		if c.pause > 0 {
 			again = time.After(c.pause)
 		} else if !c.waits {
-			unasked = idle.C
+			unasked = time.After(serveIdle - c.idle())
 		}
 		began := time.Now()
 		select {
 		case <-c.wake:
-			idle.Reset(serveIdle)
 		case <-again:
 		case <-changed:
 		case <-c.member.turn:
 		case <-later:
 		case <-unasked:
-			return errIdle
+			if c.idle() >= serveIdle {
+				return errIdle
+			}
 		case <-c.ctx.Done():
 			return nil
 		}
 		c.pace.wait(time.Since(began))
 	}
+}
+
+// use notes that the stream is of use: nobody keeps one by what asks for nothing.
+func (c *serving) use() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used = time.Now()
+}
+
+// idle returns for how long it has not been.
+func (c *serving) idle() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.used)
 }
 
 // next makes the next answer. It is empty if there is nothing to answer, or no room for it.
