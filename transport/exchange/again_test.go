@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // TestSameAgain asks the same a thousand times, as often as it is answered, but for OPEN: a
@@ -89,9 +88,9 @@ func TestSameAgainBeside(t *testing.T) {
 				seed := nodeOn(t, h, nil, takesTime{hold(site.blocks...), func(cid.Cid) time.Duration {
 					return 10 * time.Millisecond
 				}})
-				for _, p := range []peer.ID{"again", "mirror"} {
-					seed.server.enter(p)
-				}
+				seed.server.takes("again")
+				other := &serving{remote: "mirror"}
+				seed.server.enter(other)
 				asks := seed.asks("again", opening(site.root()))
 				var answers atomic.Int32
 				var asking sync.WaitGroup
@@ -115,7 +114,7 @@ func TestSameAgainBeside(t *testing.T) {
 				if res.Blocks != len(site.blocks) || res.Bytes != site.bytes {
 					t.Errorf("%d blocks of %d bytes, want %d of %d", res.Blocks, res.Bytes, len(site.blocks), site.bytes)
 				}
-				seed.server.leave("mirror")
+				seed.server.leave(other)
 				asking.Wait() // for all that is asked, now that nobody else is served
 				asks.Reset()
 				time.Sleep(time.Minute) // until nobody is served any more

@@ -134,6 +134,14 @@ func nodeOn(t testing.TB, h host.Host, store *blockstore.Store, source Store) *n
 	return n
 }
 
+// serve answers a peer on st, which does not count among the streams that are served.
+func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
+	return (&serving{server: s, remote: remote, stream: st, memory: mem}).serve()
+}
+
+// takes counts a stream of a peer as served, and says whether it may be.
+func (s *Server) takes(p peer.ID) bool { return s.enter(&serving{remote: p}) }
+
 func (n *node) info() peer.AddrInfo { return peer.AddrInfo{ID: n.ID(), Addrs: n.Addrs()} }
 
 // fetch fetches from the given peers and no others.

@@ -213,7 +213,7 @@ func TestHeldBackPutsOffNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []peer.ID{"x", "y"} { // or they would be alone
-			seed.server.enter(name)
+			seed.server.takes(name)
 		}
 		h := seed.server.had.of("x")
 		h.mu.Lock()
@@ -248,7 +248,7 @@ func TestWaitingIsNotIdle(t *testing.T) {
 			return func() { add(-much) }
 		},
 		"had enough": func(seed *node) func() {
-			seed.server.enter("a") // or it would be alone
+			seed.server.takes("a") // or it would be alone
 			h := seed.server.had.of("x")
 			h.mu.Lock()
 			defer h.mu.Unlock()

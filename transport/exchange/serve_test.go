@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,7 +94,7 @@ func quiet(t testing.TB, servers ...*Server) {
 		left := 0
 		for _, s := range servers {
 			s.mu.Lock()
-			left += s.total + len(s.serving)
+			left += len(s.streams) + len(s.serving)
 			s.mu.Unlock()
 			s.swarms.mu.Lock()
 			for _, w := range s.swarms.all {
@@ -286,24 +287,94 @@ func TestStreamsAreLeft(t *testing.T) {
 	s := newNode(t).server
 	for i := range 20 {
 		p, n := peer.ID(fmt.Sprint("greedy ", i)), 0
-		for s.enter(p) {
+		for s.takes(p) {
 			n++
 		}
 		if i == 0 && n != servePerPeer {
 			t.Errorf("%d streams of the first are served", n)
 		}
 	}
-	if s.total == serveLimit || !s.enter("another") {
-		t.Fatalf("all %d streams are taken", s.total)
+	if len(s.streams) == serveLimit || !s.takes("another") {
+		t.Fatalf("all %d streams are taken", len(s.streams))
 	}
-	for i := 0; s.total < serveLimit; i++ {
-		if !s.enter(peer.ID(fmt.Sprint(i))) {
-			t.Fatalf("no stream for another, with %d taken", s.total)
+	for i := 0; len(s.streams) < serveLimit; i++ {
+		if !s.takes(peer.ID(fmt.Sprint(i))) {
+			t.Fatalf("no stream for another, with %d taken", len(s.streams))
 		}
 	}
-	if s.enter("one more") {
-		t.Errorf("%d streams are served", s.total)
+	if s.takes("one more") {
+		t.Errorf("%d streams are served", len(s.streams))
 	}
+}
+
+// TestIdleMakesRoom takes all streams. A peer that has none gets the place of the one that has been
+// idle longest, if for long, and of none over which something is to be sent.
+func TestIdleMakesRoom(t *testing.T) {
+	site, h := largeLeaves(2), newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := nodeOn(t, h, nil, hold(site...)).server
+		served := make(map[peer.ID]*serving)
+		begin := func(p peer.ID, asks []byte) network.Stream {
+			mine, others := pipes()
+			c := &serving{server: s, remote: p, stream: others, memory: &network.NullScope{}}
+			if !s.enter(c) {
+				t.Fatalf("no stream for %q", string(p))
+			}
+			served[p] = c
+			go func() {
+				defer s.leave(c)
+				c.serve()
+			}()
+			mine.Write(append(opening(site[0].CID()), asks...))
+			return mine
+		}
+		ended := func(want ...peer.ID) {
+			t.Helper()
+			synctest.Wait()
+			for p, c := range served {
+				if got := c.ctx.Err() != nil; got != slices.Contains(want, p) {
+					t.Errorf("the stream of %q has ended: %v", string(p), got)
+				}
+			}
+			if n := len(s.streams); n != serveLimit {
+				t.Errorf("%d streams are served", n)
+			}
+		}
+		takes := func(p peer.ID, want bool) {
+			t.Helper()
+			if got := s.takes(p); got != want {
+				t.Errorf("a stream for %q: %v", string(p), got)
+			}
+		}
+		asks := begin("asks", nil)
+		go io.Copy(io.Discard, asks)
+		deaf := begin("deaf", spread(4, 2))
+		time.Sleep(uploadIdle / 2)
+		go io.Copy(io.Discard, begin("idle", nil))
+		time.Sleep(1)
+		go io.Copy(io.Discard, begin("later", nil))
+		for i := 0; len(s.streams) < serveLimit; i++ {
+			takes(peer.ID(fmt.Sprint(i)), true)
+		}
+		time.Sleep(uploadIdle / 4)
+		asks.Write(appendGet(nil, []cid.Cid{site[1].CID()}))
+		time.Sleep(uploadIdle/2 + uploadIdle/4 - 2)
+		takes("a newcomer", false)
+		time.Sleep(1)
+		ended()
+		takes("0", false)
+		takes("a newcomer", true)
+		takes("another", false)
+		ended("idle")
+		time.Sleep(uploadIdle)
+		takes("another", true)
+		ended("idle", "later")
+		takes("one more", true)
+		takes("the last", false)
+		ended("idle", "later", "asks")
+		deaf.Reset()
+		time.Sleep(time.Minute) // until nobody is served any more
+	})
 }
 
 // TestDeafCrowd has as many peers as make a crowd ask for everything and read nothing. A
@@ -489,7 +560,7 @@ func TestBusy(t *testing.T) {
 		f.ends(t)
 		for end := time.Now().Add(3 * hangUp); ; time.Sleep(10 * time.Millisecond) {
 			seed.server.mu.Lock()
-			total := seed.server.total
+			total := len(seed.server.streams)
 			seed.server.mu.Unlock()
 			if total == 0 {
 				break

@@ -35,7 +35,9 @@ const (
 	writePart  = 64 << 10
 	// serveLimit is how many streams are served at a time, and servePerPeer how
 	// many of one peer; more are reset. Of what others leave it gets the same share as of
-	// all, or eight peers that take all they can would leave nothing for others. On
+	// all, or eight peers that take all they can would leave nothing for others. If they do,
+	// one that has none gets the place of the stream that has been idle longest, if for
+	// uploadIdle. On
 	// servePerDAG of those a DAG is served at a time, the others wait: each takes as much of
 	// the line as fits its window, read or not.
 	serveLimit   = 256
@@ -74,8 +76,8 @@ type Server struct {
 	had     *histories
 
 	mu      sync.Mutex // guards the fields below
-	serving map[peer.ID]int
-	total   int
+	streams map[*serving]struct{}
+	serving map[peer.ID]int // of them
 }
 
 // NewServer returns a Server that reads from store and answers on h.
@@ -86,7 +88,8 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{
 		host: h, store: store, log: log, encoder: enc, swarms: newSwarms(), frames: newFrames(),
-		crowds: newUpload(), slots: newSlots(), had: newHistories(), serving: make(map[peer.ID]int),
+		crowds: newUpload(), slots: newSlots(), had: newHistories(),
+		streams: make(map[*serving]struct{}), serving: make(map[peer.ID]int),
 	}
 	s.deltas.New = func() any { return new(delta.Encoder) }
 	h.SetStreamHandler(Protocol, s.handle)
@@ -94,43 +97,70 @@ func NewServer(h host.Host, store Store, log *slog.Logger) (*Server, error) {
 }
 
 func (s *Server) handle(st network.Stream) {
-	remote := st.Conn().RemotePeer()
-	if !s.enter(remote) {
+	c := &serving{server: s, remote: st.Conn().RemotePeer(), stream: st, memory: st.Scope()}
+	if !s.enter(c) {
 		st.Reset()
 		return
 	}
-	defer s.leave(remote)
+	defer s.leave(c)
 	if err := st.Scope().SetService(Service); err != nil {
 		st.Reset()
 		return
 	}
-	if err := s.serve(st, st.Scope(), remote); err != nil {
+	if err := c.serve(); err != nil {
 		st.Reset()
-		s.log.Debug("stopped serving a peer", "peer", remote, "err", err)
+		s.log.Debug("stopped serving a peer", "peer", c.remote, "err", err)
 		return
 	}
 	st.Close()
 }
 
-func (s *Server) enter(p peer.ID) bool {
+// enter counts c among the streams that are served, and says whether it may be.
+func (s *Server) enter(c *serving) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := serveLimit - s.total + s.serving[p] // by others
-	if s.total >= serveLimit || s.serving[p] >= max(left*servePerPeer/serveLimit, 1) {
+	n := s.serving[c.remote]
+	left := serveLimit - len(s.streams) + n // by others
+	if n >= max(left*servePerPeer/serveLimit, 1) || len(s.streams) >= serveLimit && !s.makeRoom() {
 		return false
 	}
-	s.total++
-	s.serving[p]++
+	s.streams[c] = struct{}{}
+	s.serving[c.remote]++
 	return true
 }
 
-func (s *Server) leave(p peer.ID) {
+// makeRoom ends the stream that has been idle longest, if one was for long. The caller holds mu.
+func (s *Server) makeRoom() bool {
+	var idlest *serving
+	longest := uploadIdle
+	for c := range s.streams {
+		if d := c.idle(); d >= longest {
+			idlest, longest = c, d
+		}
+	}
+	if idlest == nil {
+		return false
+	}
+	s.remove(idlest)
+	go idlest.stream.Reset() // may wait for the network
+	return true
+}
+
+func (s *Server) leave(c *serving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.total--
-	if s.serving[p]--; s.serving[p] == 0 {
-		delete(s.serving, p)
-		s.slots.leave(p)
+	s.remove(c)
+}
+
+// remove does not count c any more, if it was counted. The caller holds mu.
+func (s *Server) remove(c *serving) {
+	if _, ok := s.streams[c]; !ok {
+		return
+	}
+	delete(s.streams, c)
+	if s.serving[c.remote]--; s.serving[c.remote] == 0 {
+		delete(s.serving, c.remote)
+		s.slots.leave(c.remote)
 	}
 }
 
@@ -138,7 +168,7 @@ func (s *Server) leave(p peer.ID) {
 func (s *Server) alone(p peer.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.total == s.serving[p]
+	return len(s.streams) == s.serving[p]
 }
 
 // addrs returns where p can be dialled, as far as this node knows.

@@ -44,8 +44,9 @@ type serving struct {
 	wake  chan struct{} // holds one value when requests came
 	asked asked
 
-	mu   sync.Mutex // guards the field below
-	used time.Time  // when an answer, other than news, or a part of one was taken last
+	mu    sync.Mutex // guards the fields below
+	used  time.Time  // when an answer, other than news, or a part of one was taken last
+	rests bool       // there is nothing to answer
 
 	// The fields below belong to the goroutine that makes answers.
 
@@ -76,21 +77,22 @@ type serving struct {
 	booked    int
 }
 
-// serve answers on st until the peer closes it, breaks the protocol or asks nothing.
-func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
+// serve answers until the peer closes the stream, breaks the protocol or asks nothing. Of the
+// fields the first four are set.
+func (c *serving) serve() error {
+	s := c.server
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &serving{
-		server: s, remote: remote, stream: st, memory: mem, ctx: ctx, wake: make(chan struct{}, 1),
-		refused: make(map[int]refusal), claimed: noSegment, member: s.crowds.join(), history: s.had.of(remote),
-		used: time.Now(),
-	}
+	c.ctx, c.wake = ctx, make(chan struct{}, 1)
+	c.refused, c.claimed = make(map[int]refusal), noSegment
+	c.member, c.history = s.crowds.join(), s.had.of(c.remote)
+	c.use()
 	defer s.crowds.leave(c.member)
-	defer func() { mem.ReleaseMemory(c.booked) }()
+	defer func() { c.memory.ReleaseMemory(c.booked) }()
 	out := make(chan []byte, 1)
 	var tasks sync.WaitGroup
 	run := func(do func() error) {
 		tasks.Go(func() {
-			err := s.guard(remote, do)
+			err := s.guard(c.remote, do)
 			if err == nil {
 				err = io.EOF
 			}
@@ -103,7 +105,7 @@ func (s *Server) serve(st stream, mem memory, remote peer.ID) error {
 	<-ctx.Done()
 	err := context.Cause(ctx)
 	if !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		st.Reset() // ends reads and writes
+		c.stream.Reset() // ends reads and writes
 		tasks.Wait()
 		return err
 	}
@@ -240,6 +242,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		if c.pause > 0 {
 			again = time.After(c.pause)
 		} else if !c.waits {
+			c.setRests(true)
 			unasked = time.After(serveIdle - c.idle())
 		}
 		began := time.Now()
@@ -256,6 +259,7 @@ func (c *serving) answer(out chan<- []byte) error {
 		case <-c.ctx.Done():
 			return nil
 		}
+		c.setRests(false)
 		c.pace.wait(time.Since(began))
 	}
 }
@@ -267,10 +271,20 @@ func (c *serving) use() {
 	c.used = time.Now()
 }
 
-// idle returns for how long it has not been.
+// setRests says whether there is nothing to answer.
+func (c *serving) setRests(rests bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rests = rests
+}
+
+// idle returns for how long the stream was of no use, 0 if there is something to answer.
 func (c *serving) idle() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.rests {
+		return 0
+	}
 	return time.Since(c.used)
 }
 
