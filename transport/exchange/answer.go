@@ -184,7 +184,8 @@ func (c *serving) nodes() ([]byte, error) {
 		if b, whole, err = c.pack(c.list.from, end, full); err != nil {
 			return nil, err
 		}
-		if whole || end == total { // else it is as short as this peer wants it
+		// Else it is as short as this peer wants it, or there is nothing behind the end.
+		if b.count > 0 && (whole || end == total) {
 			c.server.frames.add(key, b)
 		}
 	}

@@ -12,6 +12,30 @@ import (
 	"pollux/blockstore"
 )
 
+// TestNothingIsNotKept lists nodes behind the end: that keeps nothing, as there is no end of it.
+func TestNothingIsNotKept(t *testing.T) {
+	site := newTree(115, 3, 3)
+	seed := newNode(t, site.blocks...)
+	f, _, _ := openAt(t, seed, "p", open{root: site.root()})
+	for _, l := range []list{{}, {from: 4}, {from: 5, count: 1}, {from: maxNodes}} {
+		if _, err := f.Write(appendList(nil, l)); err != nil {
+			t.Fatal(err)
+		}
+		_, body, err := f.next(frameIndex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := parseIndex(body); err != nil || (a.body.count > 0) != (l.from == 0) {
+			t.Errorf("%d nodes from number %d on, %v", a.body.count, l.from, err)
+		}
+	}
+	seed.server.frames.mu.Lock()
+	defer seed.server.frames.mu.Unlock()
+	if n := seed.server.frames.lru.Len(); n != 1 {
+		t.Errorf("%d frames are kept, of one with nodes", n)
+	}
+}
+
 type bookings struct{ now, most atomic.Int64 }
 
 func (b *bookings) ReserveMemory(n int, _ uint8) error {
