@@ -7,8 +7,12 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// maxQueued is how many spans, and CIDs, a peer may have asked for and not been answered.
-const maxQueued = 4 * maxSpans
+// maxQueued is how many spans, and CIDs, a peer may have asked for and not been answered, and
+// maxQueuedCIDs how many bytes the latter may have.
+const (
+	maxQueued     = 4 * maxSpans
+	maxQueuedCIDs = 64 << 10
+)
 
 // maxOpens is how often a stream may open: once, and again when the base is known.
 const maxOpens = 4
@@ -23,6 +27,7 @@ type asked struct {
 	lists  []list
 	wants  []span
 	gets   []cid.Cid
+	bytes  int // of gets
 	got    int // DATA that arrived, as the peer says
 }
 
@@ -60,7 +65,10 @@ func (a *asked) add(t frameType, body []byte) error {
 		return err
 	case frameGet:
 		cids, err := parseGet(body)
-		if err == nil && len(a.gets)+len(cids) > maxQueued {
+		for _, c := range cids {
+			a.bytes += c.ByteLen()
+		}
+		if err == nil && (len(a.gets)+len(cids) > maxQueued || a.bytes > maxQueuedCIDs) {
 			err = violation("too many GET")
 		}
 		a.gets = append(a.gets, cids...)
@@ -144,6 +152,9 @@ func (a *asked) cids() []cid.Cid {
 func (a *asked) answered(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, c := range a.gets[:n] {
+		a.bytes -= c.ByteLen()
+	}
 	a.gets = a.gets[n:]
 }
 

@@ -1,11 +1,14 @@
 package exchange
 
 import (
+	"bufio"
+	"bytes"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 )
 
 // TestAsked asks for leaves, and calls some off while they are answered.
@@ -76,6 +79,40 @@ func TestAsked(t *testing.T) {
 		t.Errorf("what else there is of them is %v", got)
 	}
 	next(span{9, 9})
+}
+
+// TestAskedBlocks asks for as many blocks, and with as long CIDs, as may be, and for more when some
+// were answered.
+func TestAskedBlocks(t *testing.T) {
+	for _, tt := range []struct{ bytes, most int }{
+		{0, maxQueued},
+		{maxCID - 5, maxQueuedCIDs / maxCID},
+	} {
+		var a asked
+		c, err := cid.V1Builder{Codec: cid.Raw, MhType: multihash.IDENTITY}.Sum(make([]byte, tt.bytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		add := func() error {
+			frame := appendGet(nil, []cid.Cid{c})
+			_, body, err := readFrame(bufio.NewReader(bytes.NewReader(frame)), maxRequest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a.add(frameGet, body)
+		}
+		for i := range tt.most {
+			if err := add(); err != nil {
+				t.Fatalf("CID %d of %d bytes: %v", i, c.ByteLen(), err)
+			}
+		}
+		a.answered(2)
+		for want := range 3 {
+			if err := add(); (err != nil) != (want == 2) {
+				t.Errorf("CID %d of %d bytes, when two were answered: %v", want, c.ByteLen(), err)
+			}
+		}
+	}
 }
 
 // TestHeldBack asks for what waits, since it was had, and then for what was not: that comes at
