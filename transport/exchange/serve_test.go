@@ -451,6 +451,32 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// TestTwoAnswers has a peer ask for much and read nothing: one answer waits for it, and another is
+// made meanwhile.
+func TestTwoAnswers(t *testing.T) {
+	site, h := largeLeaves(8), newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		read := 0
+		seed := nodeOn(t, h, nil, takesTime{hold(site...), func(cid.Cid) time.Duration {
+			read++
+			return 0
+		}})
+		f, _, _ := openAt(t, seed, "deaf", open{root: site[0].CID()})
+		f.Write(appendSpanFrame(nil, frameWant, []span{{0, 8}}))
+		for want := 2; want <= 4; want++ {
+			synctest.Wait()
+			if read != want {
+				t.Errorf("%d answers were made, want %d", read, want)
+			}
+			if _, _, err := f.next(frameData); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Reset()
+		time.Sleep(time.Minute) // until nobody is served any more
+	})
+}
+
 // TestFetchOverSlowLine fetches a leaf that takes longer than the provider waits for a part of it,
 // and than it lets a stream be idle.
 func TestFetchOverSlowLine(t *testing.T) {

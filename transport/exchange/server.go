@@ -61,7 +61,7 @@ type Store interface {
 }
 
 // Server answers other nodes from a store. It holds a few requests, and at most two
-// answers, in memory for each stream, and books those with the resource manager. What streams
+// answers, in memory for each stream, and books the latter with the resource manager. What streams
 // share, orders and packed frames, has limits of its own.
 type Server struct {
 	host    host.Host

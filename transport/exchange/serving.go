@@ -88,7 +88,7 @@ func (c *serving) serve() error {
 	c.use()
 	defer s.crowds.leave(c.member)
 	defer func() { c.memory.ReleaseMemory(c.booked) }()
-	out := make(chan []byte, 1)
+	out := make(chan []byte) // without room: one answer is made while one is on its way
 	var tasks sync.WaitGroup
 	run := func(do func() error) {
 		tasks.Go(func() {
