@@ -38,7 +38,7 @@ type swarm struct {
 	held    leafSet
 	all     bool
 	known   bool          // held and all are true
-	looked  time.Time     // when that was found out, unless by a Fetch
+	looked  time.Time     // when that was found out last
 	changed chan struct{} // closed and replaced when held or peers change
 	// served are the peers that fetch from here, asked those that are fetched from, with the
 	// number of streams. joined, if not nil, takes the former as they come.
@@ -189,7 +189,7 @@ func (w *swarm) end(all bool) {
 		close(w.ready)
 		w.known = false
 	}
-	w.fetch, w.joined = nil, nil
+	w.fetch, w.joined, w.looked = nil, nil, time.Now()
 	if all {
 		w.all, w.held = true, leafSet{}
 	}
@@ -328,12 +328,19 @@ func (w *swarm) servedOthers(p peer.ID) int {
 	return n
 }
 
+// fresh says whether it need not be found out which leaves are held. Without a Fetch they can come
+// unseen: by an import, or for a reader. The caller holds mu.
+func (w *swarm) fresh() bool {
+	return w.known && (w.all || w.fetch != nil || time.Since(w.looked) <= lookAgain)
+}
+
 // order returns the complete order with the given base, for p to release, making it if need be.
 // It waits for a Fetch that has still to complete its own. It fails if a node is not held, or a
 // root that is a leaf, and with errNoRoom.
 func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid) (*order, error) {
 	w.mu.Lock()
-	if o := w.orders[base]; o != nil && w.known && w.all {
+	// What is known will do while others have orders made, which may take long.
+	if o := w.orders[base]; o != nil && (w.fresh() || w.known && len(w.making) > 0) {
 		o.use()
 		w.mu.Unlock()
 		return o, nil
@@ -356,17 +363,12 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 		}
 		w.mu.Lock()
 	}
-	o := w.orders[base]
-	// Without a Fetch leaves can come unseen: by an import, or for a reader.
-	if w.known && !w.all && w.fetch == nil && time.Since(w.looked) > lookAgain {
-		w.known = false
-	}
-	known := w.known
+	o, fresh := w.orders[base], w.fresh()
 	if o != nil {
 		o.use()
 	}
 	w.mu.Unlock()
-	if o != nil && known {
+	if o != nil && fresh {
 		return o, nil
 	}
 	select {
@@ -387,10 +389,10 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 		}
 	}
 	w.mu.Lock()
-	known = w.known // it may have been forgotten meanwhile
+	fresh = w.fresh() // it may have been forgotten meanwhile
 	w.mu.Unlock()
 	var held leafSet
-	if !known {
+	if !fresh {
 		var err error
 		if held, err = heldOf(store, o); err != nil {
 			o.release()
@@ -399,8 +401,9 @@ func (w *swarm) order(ctx context.Context, store Store, p peer.ID, base cid.Cid)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !known && !w.known && w.fetch == nil {
+	if !fresh && !w.fresh() {
 		w.known, w.held, w.all, w.looked = true, held, held.n == o.leaves.len(), time.Now()
+		w.notify()
 	}
 	w.keep(o)
 	return o, nil

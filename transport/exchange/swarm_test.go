@@ -92,6 +92,64 @@ func TestSwarmHeld(t *testing.T) {
 	}
 }
 
+// TestSwarmInPart serves a DAG of which a leaf is lacking. Who comes while an order is made for
+// another does not wait for that; and when the leaf has come unseen, the next who comes finds it,
+// and the others hear of it.
+func TestSwarmInPart(t *testing.T) {
+	site := newTree(53, 2, 20)
+	store := hold(site.blocks...)
+	w := newSwarms().enter(site.root())
+	o, err := buildOrder(t.Context(), store, site.root(), cid.Undef)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacking := o.leaves.at(7)
+	leaf := store[lacking]
+	delete(store, lacking)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	comes := func(when string, looks bool) {
+		t.Helper()
+		w.making <- struct{}{}
+		if _, err := w.order(gone, store, "mirror", cid.Undef); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		<-w.making
+		if looks {
+			return
+		}
+		if _, err := w.order(t.Context(), store, "mirror", cid.Undef); err != nil || w.held.n != 7 {
+			t.Errorf("%s: %d leaves are held, want those that were fetched, %v", when, w.held.n, err)
+		}
+	}
+	if !w.begin(o, nil) {
+		t.Fatal("it cannot begin")
+	}
+	w.ordered()
+	w.add([]span{{0, 7}})
+	comes("during a fetch", false)
+	w.end(false)
+	comes("after it", false)
+	w.looked = time.Now().Add(-lookAgain)
+	comes("long after it", true)
+	for _, want := range []int{o.leaves.len() - 1, o.leaves.len()} {
+		changed := w.changed
+		w.looked = time.Now().Add(-lookAgain)
+		if _, err := w.order(t.Context(), store, "mirror", cid.Undef); err != nil {
+			t.Fatal(err)
+		}
+		if w.held.n != want || w.all != (want == o.leaves.len()) {
+			t.Errorf("%d leaves are held, want %d", w.held.n, want)
+		}
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody is told of leaves that came")
+		}
+		store[lacking] = leaf
+	}
+}
+
 // TestSwarmOfFetch serves what a fetch brings, in step with it.
 func TestSwarmOfFetch(t *testing.T) {
 	site := newTree(52, 2, 100)
