@@ -165,6 +165,9 @@ func (c *serving) nodes() ([]byte, error) {
 			return nil, nil
 		}
 	}
+	if !c.server.slots.ask(c.remote, time.Now()) {
+		return appendBusy(c.peers(nil), busyPause), errHung
+	}
 	had := c.history.hadNodes(c.order)
 	if c.holdBack(had) {
 		return nil, nil

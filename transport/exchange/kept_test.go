@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bufio"
+	"bytes"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -33,6 +34,36 @@ func TestNothingIsNotKept(t *testing.T) {
 	defer seed.server.frames.mu.Unlock()
 	if n := seed.server.frames.lru.Len(); n != 1 {
 		t.Errorf("%d frames are kept, of one with nodes", n)
+	}
+}
+
+// TestPassedOnAsItCame fetches pages that were packed. The mirror keeps them as they came.
+func TestPassedOnAsItCame(t *testing.T) {
+	site := pages(4, 400, "May 12")
+	seed, mirror := newNode(t, site...), newNode(t)
+	if _, err := mirror.fetch(limit(t), Request{Root: site[0].CID()}, seed.info()); err != nil {
+		t.Fatal(err)
+	}
+	packed := func(n *node) map[frameKey]body {
+		c := n.server.frames
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		all := make(map[frameKey]body)
+		for _, k := range c.lru.Keys() {
+			if b, _ := c.lru.Peek(k); !k.nodes && b.encoding == encodingZstd {
+				all[k] = b
+			}
+		}
+		return all
+	}
+	sent, kept := packed(seed), packed(mirror)
+	if len(sent) == 0 {
+		t.Fatal("nothing was packed")
+	}
+	for k, b := range sent {
+		if !bytes.Equal(b.payload, kept[k].payload) || b.raw != kept[k].raw || b.count != kept[k].count {
+			t.Errorf("leaves %v are kept in %d bytes, came in %d", k.span, len(kept[k].payload), len(b.payload))
+		}
 	}
 }
 

@@ -554,6 +554,44 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// TestTurnEnds gives the slot of a peer, whose turn is over, to another. The first is BUSY when it
+// asks for more over the same stream, but for blocks, which take no slot.
+func TestTurnEnds(t *testing.T) {
+	site := newTree(116, 2, 20)
+	for name, tt := range map[string]struct {
+		ask  []byte
+		want frameType
+	}{
+		"WANT": {appendSpanFrame(nil, frameWant, []span{{0, 1}}), frameBusy},
+		"LIST": {appendList(nil, list{}), frameBusy},
+		"GET":  {appendGet(nil, []cid.Cid{site.root()}), frameBlocks},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seed := newNode(t, site.blocks...)
+			f, _, _ := openAt(t, seed, "first", open{root: site.root()})
+			s := seed.server.slots
+			for i := range uploads - 1 {
+				s.ask(peer.ID(fmt.Sprint(i)), time.Now())
+			}
+			s.mu.Lock()
+			first := s.taken["first"]
+			first.began = first.began.Add(-turnTime - 1)
+			s.taken["first"] = first
+			s.mu.Unlock()
+			if !s.ask("another", time.Now()) {
+				t.Fatal("the turn is not over")
+			}
+			if _, err := f.Write(tt.ask); err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := f.next(frameIndex, frameData, frameBlocks, frameBusy)
+			if err != nil || got != tt.want {
+				t.Errorf("a frame of type %d, %v", got, err)
+			}
+		})
+	}
+}
+
 // TestBusy fills all places. Who is told so hangs up, or is hung up on; a fetcher goes to
 // the others that it was told of, and comes back.
 func TestBusy(t *testing.T) {
