@@ -142,10 +142,10 @@ type Fetch struct {
 	mutual     bool            // some of them fetch the same from here
 	crowd      bool            // others fetch the same, so each should fetch something else
 	takes      int             // tasks that were taken, from a random number on
-	asked      map[peer.ID]struct{}
-	providers  map[peer.ID]struct{}
-	barren     map[peer.ID]struct{} // were asked for leaves, and brought none
-	slow       map[peer.ID]struct{} // with nodes
+	asked      peerSet
+	providers  peerSet
+	barren     peerSet // were asked for leaves, and brought none
+	slow       peerSet // with nodes
 	progress   Progress
 	before     int64 // bytes that the tally had when it began
 	fetched    int64 // bytes of the blocks that were fetched
@@ -154,6 +154,18 @@ type Fetch struct {
 	limited    error // by the resource manager, when a peer was last to be asked
 	ended      bool
 	err        error
+}
+
+// A peerSet is of peers that a Fetch or Get remembers to its end, at most maxRemembered of them:
+// whoever looks for peers finds new ones as often as it looks.
+type peerSet map[peer.ID]struct{}
+
+const maxRemembered = 4096
+
+func (s peerSet) add(p peer.ID) {
+	if len(s) < maxRemembered {
+		s[p] = struct{}{}
+	}
 }
 
 func newFetch(c *Client, req Request) *Fetch {
@@ -167,10 +179,10 @@ func newFetch(c *Client, req Request) *Fetch {
 		needed:    make(chan struct{}),
 		numbered:  make(chan struct{}),
 		sessions:  make(map[*session]struct{}),
-		asked:     make(map[peer.ID]struct{}),
-		providers: make(map[peer.ID]struct{}),
-		barren:    make(map[peer.ID]struct{}),
-		slow:      make(map[peer.ID]struct{}),
+		asked:     make(peerSet),
+		providers: make(peerSet),
+		barren:    make(peerSet),
+		slow:      make(peerSet),
 		lastBlock: time.Now(),
 	}
 	f.changed = sync.NewCond(&f.mu)

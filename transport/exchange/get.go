@@ -98,8 +98,8 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 		asks      []*asking // under way, the oldest first
 		growing   bool      // what one of them brings, so nobody else is asked
 		places    = make(chan struct{}, getMost)
-		asked     = make(map[peer.ID]struct{})
-		providers = make(map[peer.ID]struct{})
+		asked     = make(peerSet)
+		providers = make(peerSet)
 		hedge     = time.NewTimer(time.Hour)
 		pause     time.Duration // of hedge
 		allowed   = 1           // peers that may be asked at a time
@@ -145,7 +145,7 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 			waiting = waiting[1:]
 			a.failed = false
 			if _, again := asked[a.ID]; !again {
-				asked[a.ID] = struct{}{}
+				asked.add(a.ID)
 				yield(true)
 				look.Reset(getYields)
 			}
@@ -186,7 +186,7 @@ func (c *Client) Get(ctx context.Context, req GetRequest, candidates <-chan Cand
 				continue
 			}
 			if cand.Provider {
-				providers[cand.ID] = struct{}{}
+				providers.add(cand.ID)
 			}
 			if known[cand.ID] != nil || cand.ID == c.host.ID() || len(known) >= maxCandidates && !forget() {
 				continue

@@ -181,7 +181,7 @@ func (x *index) check(f *Fetch, now time.Time) {
 	}
 	x.source, x.open = nil, true
 	x.failed++
-	f.slow[s.peer] = struct{}{}
+	f.slow.add(s.peer)
 	if s.slow = true; f.crowded {
 		s.end(errUseless)
 	}

@@ -206,7 +206,7 @@ func (s *session) merit() merit {
 func (f *Fetch) fails(s *session, t *task) {
 	t.failed = true
 	if s.rate() == 0 {
-		f.barren[s.peer] = struct{}{}
+		f.barren.add(s.peer)
 	}
 }
 

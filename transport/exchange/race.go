@@ -72,7 +72,7 @@ func (r *race) begin(f *Fetch, s *session, now time.Time, passed time.Duration, 
 	own.rate = rate
 	r.runners[s.peer] = own
 	// Where they share a slow line, each rival makes all take longer.
-	if now.Sub(r.began) < time.Duration(r.races)*passed {
+	if now.Sub(r.began) < time.Duration(r.races)*passed || len(r.runners) >= maxRemembered {
 		return
 	}
 	r.rival = nil

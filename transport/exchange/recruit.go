@@ -172,7 +172,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			}
 			f.mu.Lock()
 			if c.Provider {
-				f.providers[c.ID] = struct{}{}
+				f.providers.add(c.ID)
 			}
 			f.mu.Unlock()
 			meet(c.AddrInfo, false)

@@ -204,7 +204,7 @@ func (s *session) end(err error) {
 	}
 	s.owed, s.owedSize = nil, 0
 	if len(s.lists) > 0 {
-		s.fetch.slow[s.peer] = struct{}{}
+		s.fetch.slow.add(s.peer)
 	}
 	s.fetch.changed.Broadcast()
 	go s.stream.Reset() // may wait for the network
@@ -310,7 +310,7 @@ func (s *session) open(frame []byte) []byte {
 			s.eager = o.eager
 		}
 	}
-	f.asked[s.peer] = struct{}{}
+	f.asked.add(s.peer)
 	s.base = o.base
 	s.opens++
 	s.opening++
