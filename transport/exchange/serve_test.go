@@ -351,7 +351,7 @@ func TestIdleMakesRoom(t *testing.T) {
 		deaf := begin("deaf", spread(4, 2))
 		time.Sleep(uploadIdle / 2)
 		go io.Copy(io.Discard, begin("idle", nil))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		go io.Copy(io.Discard, begin("later", nil))
 		for i := 0; len(s.streams) < serveLimit; i++ {
 			takes(peer.ID(fmt.Sprint(i)), true)
@@ -360,7 +360,7 @@ func TestIdleMakesRoom(t *testing.T) {
 		asks.Write(appendGet(nil, []cid.Cid{site[1].CID()}))
 		time.Sleep(uploadIdle/2 + uploadIdle/4 - 2)
 		takes("a newcomer", false)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		ended()
 		takes("0", false)
 		takes("a newcomer", true)
