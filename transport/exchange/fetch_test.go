@@ -350,3 +350,14 @@ func TestTwoFetches(t *testing.T) {
 	tasks.Wait()
 	mirror.checkHeld(t, append(slices.Clone(a.blocks), b.blocks...))
 }
+
+// TestRemembered remembers more peers than a Fetch may.
+func TestRemembered(t *testing.T) {
+	set := make(peerSet)
+	for i := range 2 * maxRemembered {
+		set.add(peer.ID(fmt.Sprint(i)))
+	}
+	if len(set) != maxRemembered {
+		t.Errorf("%d peers are remembered", len(set))
+	}
+}

@@ -33,7 +33,7 @@ func TestBaseOfFasterPeer(t *testing.T) {
 	all := slices.Concat(v0, v1, v2)
 	h := outside(t)
 	other := 0
-	const runs = 20
+	const runs = 6
 	for range runs {
 		synctest.Test(t, func(t *testing.T) {
 			seed := nodeOn(t, h, nil, hold(all...))

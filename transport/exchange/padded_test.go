@@ -39,11 +39,11 @@ func behind(frame []byte, n int) []byte {
 
 func TestPadded(t *testing.T) {
 	var small []blockstore.Block
-	for i := range 3 * segmentLeaves {
+	for i := range 2 * segmentLeaves {
 		small = append(small, raw(fmt.Sprint("page ", i)))
 	}
 	pages := append([]blockstore.Block{nodeOf(small...)}, small...)
-	const padding = 256 << 10
+	const padding = 128 << 10
 	frame := func(enc *encoder, p []piece) body {
 		b := enc.body(p, levelStored)
 		return body{count: b.count, encoding: encodingZstd, raw: b.raw,
@@ -99,7 +99,7 @@ func TestPadded(t *testing.T) {
 				seed := nodeOn(t, h, nil, hold(tt.site...))
 				store := newStore(t)
 				mirror := nodeOn(t, near{h, "mirror", streams{
-					"evil": func(st network.Stream, _ peer.ID) { evil.play(paced{st, 512 << 10}) },
+					"evil": func(st network.Stream, _ peer.ID) { evil.play(paced{st, 256 << 10}) },
 					"seed": seed.near,
 				}}, store, store)
 				candidates := make(chan Candidate, 2)

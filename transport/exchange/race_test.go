@@ -20,7 +20,7 @@ import (
 // wide makes a site that has 5 MB of nodes and little else.
 func wide() []blockstore.Block {
 	var leaves, folders []blockstore.Block
-	for i := range 600 {
+	for i := range 300 {
 		var links []dag.Link
 		for j := range 100 {
 			b := raw(fmt.Sprint("page ", i, j))
