@@ -8,10 +8,10 @@ import (
 )
 
 // maxQueued is how many spans, and CIDs, a peer may have asked for and not been answered, and
-// maxQueuedCIDs how many bytes the latter may have.
+// maxQueuedCIDs how many bytes the latter may have: as many with SHA2-256 fit.
 const (
 	maxQueued     = 4 * maxSpans
-	maxQueuedCIDs = 64 << 10
+	maxQueuedCIDs = 40 * maxQueued
 )
 
 // maxOpens is how often a stream may open: once, and again when the base is known.
