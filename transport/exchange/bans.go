@@ -11,30 +11,49 @@ import (
 const (
 	banTime = time.Hour
 	maxBans = 4096
+	// maxStrikes is how often a peer may break the protocol within banTime. Once can be a
+	// mistake, of either side.
+	maxStrikes = 3
 )
 
-// bans remembers the peers that sent something wrong, each for banTime. Of too
-// many, the oldest are forgotten: new identities cost nothing, so a longer list
-// would not help.
+// bans remembers the peers that sent something wrong, or broke the protocol again and again,
+// each for banTime. Of too many, the oldest are forgotten: new identities cost nothing, so a
+// longer list would not help.
 type bans struct {
 	mu    sync.Mutex
-	until *simplelru.LRU[peer.ID, time.Time]
+	peers *simplelru.LRU[peer.ID, strikes]
+}
+
+// strikes are what a peer did wrong, until they are forgotten. It is banned for maxStrikes.
+type strikes struct {
+	n     int
+	until time.Time
 }
 
 func newBans() *bans {
-	l, _ := simplelru.NewLRU[peer.ID, time.Time](maxBans, nil) // fails only for a size below 1
-	return &bans{until: l}
+	l, _ := simplelru.NewLRU[peer.ID, strikes](maxBans, nil) // fails only for a size below 1
+	return &bans{peers: l}
 }
 
-func (b *bans) add(p peer.ID) {
+// add bans p.
+func (b *bans) add(p peer.ID) { b.strike(p, maxStrikes) }
+
+// broke notes that p broke the protocol.
+func (b *bans) broke(p peer.ID) { b.strike(p, 1) }
+
+func (b *bans) strike(p peer.ID, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.until.Add(p, time.Now().Add(banTime))
+	now := time.Now()
+	if s, ok := b.peers.Peek(p); ok && now.Before(s.until) {
+		n += s.n
+	}
+	b.peers.Add(p, strikes{n, now.Add(banTime)})
 }
 
 func (b *bans) has(p peer.ID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	until, ok := b.until.Peek(p)
-	return ok && time.Now().Before(until)
+	s, ok := b.peers.Peek(p)
+	return ok && s.n >= maxStrikes && time.Now().Before(s.until)
 }

@@ -126,6 +126,9 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 		if o.err != nil {
 			f.client.log.Debug("provider ended", "peer", o.peer, "root", f.request.Root, "err", o.err)
 		}
+		if errors.Is(o.err, errProtocol) {
+			f.client.bans.broke(o.peer)
+		}
 		if o.gave {
 			s.delay = firstRetry
 		}
@@ -347,4 +350,4 @@ func (c *Client) stream(ctx context.Context, info peer.AddrInfo) (_ network.Stre
 	return st, release, nil
 }
 
-var errBanned = errors.New("sent a bad block within the last hour")
+var errBanned = errors.New("sent something wrong within the last hour")
