@@ -35,7 +35,7 @@ func TestCalledOff(t *testing.T) {
 				store := newStore(t)
 				mirror := nodeOn(t, near{h, "mirror", streams{
 					"owes":  owes(t, other, drip, asked),
-					"other": func(st network.Stream, _ peer.ID) { other.play(slowed{st}) },
+					"other": func(st network.Stream, _ peer.ID) { other.play(slowed{st, 10 * time.Millisecond}) },
 				}}, store, store)
 				req := Request{Store: store, Root: root, Timeout: 2 * dropAfter}
 				_, err = mirror.client.Fetch(t.Context(), req, candidates)

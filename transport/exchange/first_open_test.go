@@ -12,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
+// TestAnswerToFirstOpen has a provider answer the OPEN without a base, and then the one with it: only
+// the second says that it lacks the base.
 func TestAnswerToFirstOpen(t *testing.T) {
 	f, all := idleFetch(t, 1, 1)
 	s, base := all[0], raw("base").CID()
@@ -28,6 +30,8 @@ func TestAnswerToFirstOpen(t *testing.T) {
 	}
 }
 
+// TestBaseOfFasterPeer has the root come from one provider while slower ones have still to answer
+// their first OPEN: no other base is tried, as all hold the best.
 func TestBaseOfFasterPeer(t *testing.T) {
 	v0, v1, v2 := pages(1, 120, "June 1"), pages(1, 120, "May 12"), pages(1, 120, "October 7")
 	all := slices.Concat(v0, v1, v2)
@@ -53,7 +57,7 @@ func TestBaseOfFasterPeer(t *testing.T) {
 				p := peer.ID(fmt.Sprint("slow ", i))
 				from = append(from, peer.AddrInfo{ID: p})
 				to[p] = func(st network.Stream, _ peer.ID) {
-					seed.server.serve(later{st}, &network.NullScope{}, p)
+					seed.server.serve(slowed{st, 17 * time.Millisecond}, &network.NullScope{}, p)
 					st.Reset()
 				}
 			}
@@ -82,11 +86,4 @@ func TestBaseOfFasterPeer(t *testing.T) {
 	if other > 0 {
 		t.Errorf("another base was tried %d times of %d, though all hold the first", other, runs)
 	}
-}
-
-type later struct{ network.Stream }
-
-func (l later) Write(b []byte) (int, error) {
-	time.Sleep(17 * time.Millisecond)
-	return l.Stream.Write(b)
 }

@@ -15,28 +15,15 @@ import (
 	"pollux/blockstore"
 )
 
-type paced struct {
-	network.Stream
-	rate int
-}
-
-func (p paced) Write(b []byte) (n int, err error) {
-	const every = 50 * time.Millisecond
-	for n < len(b) && err == nil {
-		var m int
-		m, err = p.Stream.Write(b[n:min(len(b), n+p.rate*int(every)/int(time.Second))])
-		n += m
-		time.Sleep(every)
-	}
-	return n, err
-}
-
+// behind appends a skippable zstd frame of n bytes to one: what is decoded stays the same.
 func behind(frame []byte, n int) []byte {
-	frame = binary.LittleEndian.AppendUint32(slices.Clone(frame), 0x184D2A50) // skippable
+	frame = binary.LittleEndian.AppendUint32(slices.Clone(frame), 0x184D2A50)
 	frame = binary.LittleEndian.AppendUint32(frame, uint32(n))
 	return append(frame, make([]byte, n)...)
 }
 
+// TestPadded has a provider pad what it sends, correct as it is, so that the line seems full: it
+// holds nothing up once a seed has come.
 func TestPadded(t *testing.T) {
 	var small []blockstore.Block
 	for i := range 2 * segmentLeaves {

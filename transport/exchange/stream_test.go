@@ -146,15 +146,36 @@ func after(ctx context.Context, d time.Duration) error {
 
 // near serves whoever opens a stream in memory. Each frame takes a moment.
 func (n *node) near(st network.Stream, from peer.ID) {
-	n.server.serve(slowed{st}, &network.NullScope{}, from)
+	n.server.serve(slowed{st, 10 * time.Millisecond}, &network.NullScope{}, from)
 	st.Reset()
 }
 
-type slowed struct{ network.Stream }
+// slowed is a stream over which each frame takes so long.
+type slowed struct {
+	network.Stream
+	by time.Duration
+}
 
 func (s slowed) Write(b []byte) (int, error) {
 	if len(b) < writePart { // the end of a frame
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(s.by)
 	}
 	return s.Stream.Write(b)
+}
+
+// paced is a stream over which so many bytes a second go.
+type paced struct {
+	network.Stream
+	rate int
+}
+
+func (p paced) Write(b []byte) (n int, err error) {
+	const every = 50 * time.Millisecond
+	for n < len(b) && err == nil {
+		var m int
+		m, err = p.Stream.Write(b[n:min(len(b), n+p.rate*int(every)/int(time.Second))])
+		n += m
+		time.Sleep(every)
+	}
+	return n, err
 }
