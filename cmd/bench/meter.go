@@ -46,10 +46,11 @@ func (w *world) meter() (t *meter, err error) {
 	return t, err
 }
 
-// warm uses as much memory as a transfer on loopback may take, and gives it back: where the
-// host of a virtual machine takes memory that is free for long, the first to use it again
-// waits for as long as the transfer takes. Linux hands out first what was freed last.
-func (w *world) warm() error {
+// warm writes a file of somewhat more than the site, and removes it before it is on the disk:
+// where the host of a virtual machine takes memory that is free for long, the first to use it
+// again waits for as long as the transfer takes. Linux hands out first what was freed last, if
+// it was of the same kind: memory of a process is not what a file gets.
+func (w *world) warm() (err error) {
 	_, raw, err := treeSize(w.site)
 	if err != nil {
 		return err
@@ -59,12 +60,18 @@ func (w *world) warm() error {
 		return err
 	}
 	free := int64(info.Freeram) * int64(info.Unit)
-	b, err := unix.Mmap(-1, 0, int(min(2*raw, free/2)), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	f, err := os.CreateTemp(w.dir, "warm-")
 	if err != nil {
 		return fmt.Errorf("use memory: %w", err)
 	}
-	return unix.Munmap(b)
+	defer func() { err = errors.Join(err, os.Remove(f.Name()), f.Close()) }()
+	part := make([]byte, 1<<20)
+	for n := int64(0); n < min(raw+raw/4, free/2); n += int64(len(part)) {
+		if _, err := f.Write(part); err != nil {
+			return fmt.Errorf("use memory: %w", err)
+		}
+	}
+	return nil
 }
 
 // dropCached has the kernel forget what it holds of the files of the machine's repository.
