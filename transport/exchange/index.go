@@ -55,6 +55,10 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 		if (s.slow || x.open && !s.opened) && f.other(s) {
 			return list{}, false
 		}
+		if s.again && !s.opened {
+			// Others that come meanwhile would wait until it said, again, that it has nothing.
+			return list{}, false
+		}
 		l := x.first(s)
 		if x.open {
 			s.lists = append(s.lists, l)

@@ -34,6 +34,7 @@ type attempt struct {
 	stream  network.Stream
 	release func() // what keeps the connection
 	err     error
+	again   bool // the last session with the peer, or dial, failed
 }
 
 // recruit turns candidates into sessions, at most maxActive at a time, those with
@@ -242,7 +243,7 @@ func (f *Fetch) recruit(ctx context.Context, candidates <-chan Candidate, peers 
 			s.waiting, s.active = false, true
 			info := s.info
 			dialling, end := context.WithCancel(ctx)
-			d := &attempt{peer: info.ID, began: now, end: end}
+			d := &attempt{peer: info.ID, began: now, end: end, again: s.failed}
 			dials = append(dials, d)
 			peers.Go(func() {
 				defer end()
@@ -301,6 +302,7 @@ func (d *attempt) close() {
 func (f *Fetch) use(ctx context.Context, d *attempt) (gave bool, err error) {
 	defer d.release()
 	s := newSession(f, d.peer, d.stream)
+	s.again = d.again
 	f.mu.Lock()
 	f.sessions[s] = struct{}{}
 	_, s.slow = f.slow[d.peer] // before

@@ -57,6 +57,7 @@ type session struct {
 	opening int           // OPEN that are not answered
 	base    cid.Cid       // that was named last
 	opens   int
+	again   bool // the last session with the peer, or dial, failed
 	opened  bool
 	based   bool // it holds the base
 	eager   int  // bytes of leaves that it may choose
@@ -195,7 +196,8 @@ func (s *session) end(err error) {
 	}
 	s.err = err
 	if s.fetch.index.source == s {
-		s.fetch.index.source, s.fetch.index.open = nil, true
+		// Without others, who comes next is asked as the first is.
+		s.fetch.index.source, s.fetch.index.open = nil, len(s.fetch.sessions) > 1
 	}
 	for _, d := range s.owed {
 		d.task.owers = slices.DeleteFunc(d.task.owers, func(o *session) bool { return o == s })
@@ -304,7 +306,7 @@ func (s *session) open(frame []byte) []byte {
 	o := open{root: f.request.Root}
 	if !f.index.undecided {
 		o.base = f.order.base
-		if s.opens == 0 && f.index.waiting && f.index.all == 0 && f.index.source == nil && !f.index.open && len(f.request.Bases) == 0 && !f.request.NodesOnly {
+		if s.opens == 0 && !s.again && f.index.waiting && f.index.all == 0 && f.index.source == nil && !f.index.open && len(f.request.Bases) == 0 && !f.request.NodesOnly {
 			// A small site comes whole in the first answer.
 			o.eager = firstWindow
 			s.eager = o.eager
