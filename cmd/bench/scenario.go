@@ -99,8 +99,9 @@ func (a ask) verdict(r results) string {
 // The labels of runs that asks and actions refer to.
 const (
 	ours        = "pollux"
-	oneSeed     = "one seed" // the same, from a single seed as fast as all together
-	alone       = "alone"    // the same, with a single mirror
+	oneSeed     = "one seed"  // the same, from a single seed as fast as all together
+	alone       = "alone"     // the same, with a single mirror
+	lookedUp    = "looked up" // the same, and the mirror has to find the seed in the DHT, and to connect
 	undisturbed = "undisturbed"
 	twoMirrors  = "two mirrors" // the same, each site on a mirror of its own
 	cold        = "cold packs"  // the same, and no page of the seed's files is in memory
@@ -216,9 +217,11 @@ var scenarios = []scenario{
 	{
 		name: "small", about: "1,200 files of 16 MB in all, from jdk-1: 100 Mbit/s, 300 ms RTT, one seed",
 		rtt: 300 * time.Millisecond, site: part("jdk-1", 1200, 16e6), limit: 2 * time.Minute,
-		runs:  []run{{ours, fast, fast, follow}},
+		runs:  []run{{ours, fast, fast, follow}, {lookedUp, same(2, rates{100, 100}), fast, followBeside(0, nil)}},
 		peers: []run{withRsync(fast, fast), withTorrent(fast, fast), withKubo(fast, fast)},
-		asks:  []ask{atMost(4)},
+		asks: []ask{atMost(4), {text: "time, looked up", unit: "s", figure: func(r results) (float64, float64) {
+			return r.seconds(lookedUp), 4
+		}}},
 	},
 	{
 		name: "four-seeds", about: "jdk-1: four seeds of 5 Mbit/s up, a mirror of 20 Mbit/s, 50 ms RTT",

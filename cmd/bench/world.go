@@ -200,11 +200,27 @@ func startAll(ctx context.Context, w *world) error {
 }
 
 // settle waits until the network is quiet: everyone but the first seed, which is the DHT
-// and has nobody to tell, is connected and has announced what it has.
+// and has nobody to tell, is connected, has announced what it has, and that has arrived.
 func (w *world) settle(ctx context.Context) error {
 	for _, m := range w.machines()[1:] {
 		if err := m.settle(ctx); err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	const quiet = 8 << 10 // bytes in two round trips: less than that has no end
+	for range 10 {        // hostile peers may keep the seeds busy
+		before, _, err := w.traffic()
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(2 * w.scenario.rtt):
+		}
+		after, _, err := w.traffic()
+		if err != nil || after-before < quiet {
+			return err
 		}
 	}
 	return nil
