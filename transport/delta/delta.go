@@ -44,7 +44,7 @@
 //	closes = uvarint: streams that are closed
 //	close  = gap of the opened block; uvarint: plain bytes; uvarint: size of recipe; recipe
 //
-// docs/protocol.md has all of it, with examples.
+// docs/protocol.md and docs/deltas.md have all of it, with examples.
 package delta
 
 import (

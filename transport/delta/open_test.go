@@ -178,7 +178,7 @@ func TestOpenedLarge(t *testing.T) {
 	}
 }
 
-// The second example in docs/protocol.md, byte by byte.
+// The example in docs/deltas.md, byte by byte.
 func TestOpenedExample(t *testing.T) {
 	var files [2][]byte
 	for i, name := range []string{"gzip-9.gz", "changed-9.gzip"} {
@@ -203,13 +203,13 @@ func TestOpenedExample(t *testing.T) {
 	if got, want := fmt.Sprintf("% x", d), strings.Join(rows, " "); got != want {
 		t.Errorf("delta is\n%s, want\n%s", got, want)
 	}
-	doc, err := os.ReadFile("../../docs/protocol.md")
+	doc, err := os.ReadFile("../../docs/deltas.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, row := range rows {
 		if !strings.Contains(string(doc), "\n"+row+"  ") {
-			t.Errorf("docs/protocol.md lacks the row %s", row)
+			t.Errorf("docs/deltas.md lacks the row %s", row)
 		}
 	}
 }
