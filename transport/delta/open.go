@@ -34,6 +34,9 @@ const (
 	// real pages and indexes packed by gzip -9 take up to 80 for a byte, with few exceptions.
 	minWork    = 1 << 19
 	streamWork = 80
+	// minGuesses is how many more steps than to close them may be taken to guess how the streams
+	// of a block were made. Few take a third of that, of the first stream mostly.
+	minGuesses = 1 << 24
 )
 
 // encoding and applying bound the memory for opened blocks. Who is sent deltas that take long
@@ -222,6 +225,9 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 	// A stream that cannot be described stays closed, which changes what is said of the
 	// others.
 	without := map[int]bool{}
+	models := map[int]deflate.Model{} // of the streams at these places, guessed once
+	var likely deflate.Model
+	e.codec.Guesses = minGuesses + from.work()
 	for range 3 {
 		to := openAll(target, without)
 		if to == nil {
@@ -236,7 +242,12 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 		copies := newCopies(plain, from)
 		for i, s := range to.streams {
 			content := to.bytes[s.start:s.end]
-			recipe, ok := e.codec.Describe(nil, s.Stream, content, copies.between(s.start, s.end))
+			m, ok := models[s.source]
+			if !ok {
+				m = e.codec.Guess(s.Stream, content, likely)
+				models[s.source], likely = m, m
+			}
+			recipe, ok := e.codec.Describe(nil, m, s.Stream, content, copies.between(s.start, s.end))
 			if !ok {
 				without[s.source] = true
 			}

@@ -5,14 +5,10 @@ import (
 	"math"
 )
 
-// Describe appends to dst a recipe that makes the stream of plain, its plain bytes. It gives
-// up if that has not far fewer bytes than the stream, or Work is not enough. The recipe is
-// not tested.
-func (c *Codec) Describe(dst []byte, s *Stream, plain []byte, runs Runs) ([]byte, bool) {
-	return c.describe(dst, c.guess(s, plain), s, plain, runs)
-}
-
-func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs) ([]byte, bool) {
+// Describe appends to dst a recipe that makes the stream of plain, its plain bytes, with what m
+// predicts. It gives up if that has not far fewer bytes than the stream, or Work is not enough,
+// of which it takes what Restore will. The recipe is not tested.
+func (c *Codec) Describe(dst []byte, m Model, s *Stream, plain []byte, runs Runs) ([]byte, bool) {
 	p := &c.predictor
 	p.reset(m, plain, runs, c.Work-len(plain))
 	defer func() {
@@ -27,7 +23,9 @@ func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs
 		p.startBlock()
 		p.work -= blockWork
 		if b.form == stored {
-			p.predict()
+			if p.predict(); p.work < 0 {
+				return dst, false
+			}
 			r.correct(kindStored)
 			n := tokens[0].length()
 			p.skip(n)
@@ -38,7 +36,11 @@ func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs
 			return dst, false
 		}
 		for _, t := range tokens {
-			if p.predict() == t {
+			predicted := p.predict()
+			if p.work < 0 {
+				return dst, false
+			}
+			if predicted == t {
 				r.right++
 			} else {
 				r.token(t)
@@ -50,7 +52,7 @@ func (c *Codec) describe(dst []byte, m model, s *Stream, plain []byte, runs Runs
 		}
 		c.describeCodes(&r, s, i)
 		most := 1<<10 + int64(s.size)*int64(p.pos)/int64(max(len(plain), 1))/minGain
-		if p.work < 0 || int64(len(r.out)-len(dst)) > most {
+		if int64(len(r.out)-len(dst)) > most {
 			return dst, false
 		}
 	}
@@ -99,21 +101,31 @@ func (c *Codec) more(s *Stream, i int) byte {
 	}
 }
 
-// guess returns the model that predicts the tokens best.
-func (c *Codec) guess(s *Stream, plain []byte) model {
-	var models []model
+// Guess returns the model that predicts the tokens best: likely, such as that of a stream
+// beside this one, if it is not wrong anywhere, which saves to try all others; and also if
+// Guesses is spent, so that this need not be in vain.
+func (c *Codec) Guess(s *Stream, plain []byte, likely Model) Model {
+	if likely != unknown {
+		if wrong, _ := c.wrong(likely, s, plain, mostGuessed, 0); wrong == 0 || c.Guesses < 0 {
+			return likely
+		}
+	}
+	var models []Model
 	for _, memory := range s.memories() {
 		// The usual levels come first: the first one of the best is taken.
 		for _, level := range []int{9, 6, 1, 8, 7, 5, 4, 3, 2} {
-			models = append(models, model(memory<<4|level))
+			models = append(models, Model(memory<<4|level))
 		}
 	}
 	for n := 16 << 10; ; n *= 4 {
-		least, last := 1.0, n >= min(len(plain), 256<<10)
+		least, last := 1.0, n >= min(len(plain), mostGuessed)
 		fewest := math.MaxInt
-		var best []model
+		var best []Model
 		for _, m := range models {
 			wrong, of := c.wrong(m, s, plain, n, fewest)
+			if c.Guesses < 0 {
+				return likely
+			}
 			fewest = min(fewest, wrong)
 			share := float64(wrong) / float64(max(of, 1))
 			if share < least {
@@ -133,6 +145,9 @@ func (c *Codec) guess(s *Stream, plain []byte) model {
 		models = best
 	}
 }
+
+// mostGuessed is how many plain bytes are predicted to guess a model, or a few more.
+const mostGuessed = 256 << 10
 
 // memories returns those that may be, as the number of tokens in the blocks tells.
 func (s *Stream) memories() []int {
@@ -169,17 +184,23 @@ func (s *Stream) memories() []int {
 }
 
 // wrong counts the predictions that are wrong in about the first n plain bytes, and all; fewer
-// if they take too much work, or more than most are wrong.
-func (c *Codec) wrong(m model, s *Stream, plain []byte, n, most int) (wrong, of int) {
+// if they take too much work, or more than most are wrong. Guesses pays for it.
+func (c *Codec) wrong(m Model, s *Stream, plain []byte, n, most int) (wrong, of int) {
 	p := &c.predictor
-	p.reset(m, plain[:min(n+ahead, len(plain))], nil, 64*n)
+	work := min(64*n, c.Guesses)
+	p.reset(m, plain[:min(n+ahead, len(plain))], nil, work)
+	defer func() {
+		c.Guesses -= work - p.work
+		p.release()
+	}()
 	done := 0
 	for _, b := range s.blocks {
 		p.startBlock()
+		p.work -= blockWork
 		tokens := s.tokens[done:b.tokens]
 		done = b.tokens
 		if b.form == stored {
-			if p.pos+tokens[0].length() > n {
+			if p.work < 0 || p.pos+tokens[0].length() > n {
 				return wrong, of
 			}
 			p.skip(tokens[0].length())
@@ -198,6 +219,7 @@ func (c *Codec) wrong(m model, s *Stream, plain []byte, n, most int) (wrong, of 
 			}
 			if t != end {
 				p.accept(t)
+				p.work -= tokenWork
 			}
 		}
 	}

@@ -5,15 +5,15 @@ import (
 	"math/bits"
 )
 
-// model says which compressor a stream may have been made by: its level, 1 to 9, or 0 for
+// Model says which compressor a stream may have been made by: its level, 1 to 9, or 0 for
 // an unknown one, and its memory << 4, which is 0 for gzip and zlib's memLevel, 1 to 9.
-type model uint8
+type Model uint8
 
-const unknown model = 0
+const unknown Model = 0
 
-func (m model) level() int  { return int(m & 15) }
-func (m model) memory() int { return int(m >> 4) }
-func (m model) valid() bool {
+func (m Model) level() int  { return int(m & 15) }
+func (m Model) memory() int { return int(m >> 4) }
+func (m Model) valid() bool {
 	return m == unknown || m.level() >= 1 && m.level() <= 9 && m.memory() <= 9
 }
 
@@ -42,7 +42,7 @@ var levels = [10]parameters{
 	9: {good: 32, lazy: 258, nice: 258, chain: 4096},
 }
 
-func (m model) parameters() parameters {
+func (m Model) parameters() parameters {
 	p := levels[m.level()]
 	memory := m.memory()
 	if memory == 0 {
@@ -84,7 +84,7 @@ type found struct{ length, distance int }
 // after it was predicted.
 type predictor struct {
 	parameters
-	model model
+	model Model
 	plain []byte
 	pos   int // of the next token
 	runs  Runs
@@ -115,7 +115,7 @@ type predictor struct {
 	work int // steps of the search that may still be taken
 }
 
-func (p *predictor) reset(m model, plain []byte, runs Runs, work int) {
+func (p *predictor) reset(m Model, plain []byte, runs Runs, work int) {
 	p.parameters, p.model = m.parameters(), m
 	p.plain, p.runs, p.run, p.of = plain, runs, Run{}, cursor{}
 	p.pos, p.inserted, p.clean, p.apart = 0, 0, 0, 0

@@ -2,14 +2,18 @@ package deflate
 
 import "fmt"
 
-// Codec makes and follows recipes. A zero Codec is ready but for its Work. It keeps memory for the next
-// call, 700 KiB at most. Two goroutines need two.
+// Codec makes and follows recipes. A zero Codec is ready but for its Work, and to make them its
+// Guesses. It keeps memory for the next call, 700 KiB at most. Two goroutines need two.
 type Codec struct {
 	// Work is how many steps, of a few nanoseconds, may still be taken. A place that is
 	// looked at in search of matches is one, and so are 8 bytes found the same and a plain
 	// byte; a token is tokenWork, a block blockWork. gzip -9 takes about 15 for a byte of
 	// text. The caller sets it.
 	Work int
+	// Guesses is how many of the same steps Guess may take, which Restore does not. The
+	// caller sets it. The first stream takes some millions, and others that were made by the
+	// same compressor a twentieth of that.
+	Guesses int
 
 	predictor predictor
 	coder     coder
@@ -38,13 +42,13 @@ func (c *Codec) Restore(dst, recipe, plain []byte, runs Runs, max int) ([]byte, 
 }
 
 func (c *Codec) restore(w *bitWriter, recipe, plain []byte, runs Runs, most int) error {
-	if len(recipe) < 2 || !model(recipe[0]).valid() {
+	if len(recipe) < 2 || !Model(recipe[0]).valid() {
 		return errHeader
 	}
 	if c.Work -= len(plain); c.Work < 0 {
 		return errWork
 	}
-	c.predictor.reset(model(recipe[0]), plain, runs, c.Work)
+	c.predictor.reset(Model(recipe[0]), plain, runs, c.Work)
 	defer func() {
 		c.Work = c.predictor.work
 		c.predictor.release()
