@@ -141,6 +141,7 @@ func openAll(block []byte, without map[int]bool) *opened {
 		s := o.streams[len(o.streams)-1]
 		if s.Size() < minStream || s.Size() < minCut && !s.Complete() {
 			failed++
+			wasted += s.Plain()
 			o.drop()
 			continue
 		}

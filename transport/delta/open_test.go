@@ -121,6 +121,34 @@ func TestNotOpened(t *testing.T) {
 	roundTrip(t, new(Encoder), long, append(gzipped(t, []byte("new")), long...))
 }
 
+// What streams make that are too short is made in vain too: few bytes make many.
+func TestShortStreamsAreWasted(t *testing.T) {
+	const plain = 900 << 10
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	if _, err := w.Write(make([]byte, plain)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	b.WriteString("\x06\x06") // no type of a block
+	if b.Len() >= minCut {
+		t.Fatalf("%d bytes are not short", b.Len())
+	}
+	good := zipped(t, page(100, 1, "May 12"))
+	short := maxFailedBytes/plain + 1
+	for n, want := range map[int]int{short - 2: 1, short + 2: 0} {
+		got := 0
+		if o := openAll(join(bytes.Repeat(b.Bytes(), n), good), nil); o != nil {
+			got = len(o.streams)
+		}
+		if got != want {
+			t.Errorf("%d streams are opened behind %d short ones, want %d", got, n, want)
+		}
+	}
+}
+
 func TestApplyOpenedHostile(t *testing.T) {
 	base := gzipped(t, page(30, 1, "May 12"))
 	bomb := gzipped(t, make([]byte, maxOpened+1))
