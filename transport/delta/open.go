@@ -229,7 +229,7 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 	models := map[int]deflate.Model{} // of the streams at these places, guessed once
 	var likely deflate.Model
 	e.codec.Guesses = minGuesses + from.work()
-	for range 3 {
+	for round := range 3 {
 		to := openAll(target, without)
 		if to == nil {
 			return dst, false
@@ -241,6 +241,8 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 		recipes, n := make([][]byte, len(to.streams)), len(without)
 		e.codec.Work = from.work()
 		copies := newCopies(plain, from)
+		// What the stream took that took most beyond what one of its size brings, and where it is.
+		most, worst := 0, 0
 		for i, s := range to.streams {
 			content := to.bytes[s.start:s.end]
 			m, ok := models[s.source]
@@ -248,11 +250,33 @@ func (e *Encoder) appendOpened(dst, base, target []byte, limit int) ([]byte, boo
 				m = e.codec.Guess(s.Stream, content, likely)
 				models[s.source], likely = m, m
 			}
+			left := e.codec.Work
 			recipe, ok := e.codec.Describe(nil, m, s.Stream, content, copies.between(s.start, s.end))
-			if !ok {
+			recipes[i] = recipe
+			spent := e.codec.Work < 0
+			beyond := left - max(e.codec.Work, 0) - streamWork*s.Size()
+			switch {
+			case ok:
+				if beyond > most {
+					most, worst = beyond, s.source
+				}
+			case !spent:
+				without[s.source] = true
+			case round > 0:
+				// It is not one stream alone. What came before takes few enough.
+				for _, s := range to.streams[i:] {
+					without[s.source] = true
+				}
+			case len(without) > n:
+				// Those that are closed now took their part.
+			case most > max(beyond, 0):
+				without[worst] = true
+			default:
 				without[s.source] = true
 			}
-			recipes[i] = recipe
+			if spent {
+				break
+			}
 		}
 		if len(without) > n {
 			continue

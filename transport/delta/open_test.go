@@ -304,24 +304,103 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
+// gzipped9 is made by the predictor, as gzip -9 would.
+func gzipped9(t testing.TB, plain []byte) []byte {
+	t.Helper()
+	c := deflate.Codec{Work: 1 << 30}
+	stream, err := c.Restore(nil, []byte{9, 0}, plain, nil, blockstore.MaxBlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return join([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"), stream, make([]byte, 8))
+}
+
 // What would take more steps than are allowed to restore is not opened.
 func TestNotOpenedForItsWork(t *testing.T) {
 	html := page(1500, 1, "May 12")
-	gzip9 := func(times int) []byte {
-		plain := bytes.Repeat(html, times)
-		c := deflate.Codec{Work: 1 << 30}
-		stream, err := c.Restore(nil, []byte{9, 0}, plain, nil, blockstore.MaxBlockSize)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return join([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"), stream, make([]byte, 8))
-	}
-	base := gzip9(1)
-	if d := roundTrip(t, new(Encoder), base, gzip9(2)); d[0] != openedMark {
+	base := gzipped9(t, html)
+	if d := roundTrip(t, new(Encoder), base, gzipped9(t, bytes.Repeat(html, 2))); d[0] != openedMark {
 		t.Error("twice the base is not opened")
 	}
-	if d := roundTrip(t, new(Encoder), base, gzip9(30)); d[0] == openedMark {
+	if d := roundTrip(t, new(Encoder), base, gzipped9(t, bytes.Repeat(html, 30))); d[0] == openedMark {
 		t.Error("30 times the base is opened")
+	}
+}
+
+// twoLetters are in an order in which gzip -9 takes some 600 steps for each.
+func twoLetters(n int) []byte {
+	b := random(n, 1)
+	for i := range b {
+		b[i] = "ab"[b[i]&1]
+	}
+	return b
+}
+
+// A stream that takes most of the steps, or more than all, is closed, and those around it are not.
+func TestOneCostlyStream(t *testing.T) {
+	var base, head, tail []byte
+	for i := range uint64(10) {
+		base = append(base, gzipped9(t, page(1500, i, "May 12"))...)
+		changed := gzipped9(t, page(1500, i, "October 7"))
+		if i < 5 {
+			head = append(head, changed...)
+		} else {
+			tail = append(tail, changed...)
+		}
+	}
+	var e Encoder
+	without := len(roundTrip(t, &e, base, join(head, tail)))
+	work := openAll(base, nil).work()
+	took := work - e.codec.Work // by the pages
+	if took < work/50 || took > work/2 {
+		t.Fatalf("the pages take %d of %d steps", took, work)
+	}
+	// most takes most of the steps, and leaves the pages fewer than they take.
+	var most []byte
+	for n := 1 << 10; ; n += 1 << 10 {
+		c := deflate.Codec{Work: work}
+		plain := twoLetters(n)
+		if _, err := c.Restore(nil, []byte{9, 0}, plain, nil, n); err != nil {
+			t.Fatal(err)
+		}
+		if c.Work < took*3/4 {
+			most = gzipped9(t, plain)
+			break
+		}
+	}
+	for name, costly := range map[string][]byte{
+		"most of the steps":        most,
+		"more than all":            gzipped9(t, twoLetters(30_000)),
+		"more than all, and large": gzipped9(t, bytes.Repeat(page(1500, 1, "May 12"), 50)),
+	} {
+		for place, target := range map[string][]byte{
+			"in front": join(costly, head, tail),
+			"between":  join(head, costly, tail),
+			"behind":   join(head, tail, costly),
+		} {
+			t.Run(name+" "+place, func(t *testing.T) {
+				var e Encoder
+				d := roundTrip(t, &e, base, target)
+				if atMost := without + len(costly) + 100; len(d) > atMost {
+					t.Errorf("%d bytes, want %d at most: %d without it, which has %d",
+						len(d), atMost, without, len(costly))
+				}
+			})
+		}
+	}
+}
+
+// If it is not one stream alone, those that come first are opened.
+func TestManyCostlyStreams(t *testing.T) {
+	var base, changed []byte
+	for i := range uint64(10) {
+		base = append(base, gzipped9(t, page(1500, i, "May 12"))...)
+		changed = append(changed, gzipped9(t, page(1500, i, "October 7"))...)
+	}
+	costly := bytes.Repeat(gzipped9(t, twoLetters(26_000)), 3)
+	d := roundTrip(t, new(Encoder), base, join(changed, costly))
+	if atMost := len(costly) + len(changed)/20; len(d) > atMost {
+		t.Errorf("%d bytes, want %d at most: few but the costly ones", len(d), atMost)
 	}
 }
 
