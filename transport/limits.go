@@ -61,7 +61,8 @@ const (
 
 	// Sync protocol: streams that peers opened to us, each a request being
 	// served, and those that we opened; in total and by peer. The memory is what
-	// the handlers book for frames that they are building.
+	// the handlers book for frames that they are building, or sending; they get three fifths
+	// of it, and keep to a limit of their own below that.
 	syncStreams       = 512
 	syncStreamsByPeer = 32
 	syncMemory        = 256 * mib

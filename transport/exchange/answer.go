@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -461,16 +460,4 @@ func (c *serving) blocks() ([]byte, error) {
 	}
 	b := c.server.encoder.body(pieces, max(c.pace.level(), levelFast))
 	return appendBlocks(nil, b), nil
-}
-
-// book reserves what an answer takes, as the most that any took so far.
-func (c *serving) book(n int) error {
-	if n <= c.booked {
-		return nil
-	}
-	if err := c.memory.ReserveMemory(n-c.booked, network.ReservationPriorityMedium); err != nil {
-		return err
-	}
-	c.booked = n
-	return nil
 }

@@ -60,8 +60,8 @@ type Store interface {
 	Packed(ctx context.Context, c cid.Cid) (data []byte, packed bool, size int, err error)
 }
 
-// Server answers other nodes from a store. It holds a few requests, and at most two
-// answers, in memory for each stream, and books the latter with the resource manager. What streams
+// Server answers other nodes from a store. It holds a few requests, and at most two answers, in
+// memory for each stream, and books the latter, of which there are limits for all streams. What they
 // share, orders and packed frames, has limits of its own.
 type Server struct {
 	host    host.Host
@@ -78,6 +78,7 @@ type Server struct {
 	mu      sync.Mutex // guards the fields below
 	streams map[*serving]struct{}
 	serving map[peer.ID]int // of them
+	booked  int             // bytes, for their answers
 }
 
 // NewServer returns a Server that reads from store and answers on h.
@@ -141,9 +142,14 @@ func (s *Server) makeRoom() bool {
 	if idlest == nil {
 		return false
 	}
-	s.remove(idlest)
-	go idlest.stream.Reset() // may wait for the network
+	s.end(idlest)
 	return true
+}
+
+// end ends a stream, which does not count from now on. The caller holds mu.
+func (s *Server) end(c *serving) {
+	s.remove(c)
+	go c.stream.Reset() // may wait for the network
 }
 
 func (s *Server) leave(c *serving) {
@@ -158,6 +164,7 @@ func (s *Server) remove(c *serving) {
 		return
 	}
 	delete(s.streams, c)
+	s.booked -= c.booked
 	if s.serving[c.remote]--; s.serving[c.remote] == 0 {
 		delete(s.serving, c.remote)
 		s.slots.leave(c.remote)

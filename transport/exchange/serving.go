@@ -47,6 +47,7 @@ type serving struct {
 	mu    sync.Mutex // guards the fields below
 	used  time.Time  // when an answer, other than news, or a part of one was taken last
 	rests bool       // there is nothing to answer
+	taken time.Time  // when one was taken whole last, or memory booked for the first
 
 	// The fields below belong to the goroutine that makes answers.
 
@@ -74,7 +75,7 @@ type serving struct {
 	waits     bool            // for one
 	history   *history        // of the peer
 	pause     time.Duration   // before it is sent something again; 0 if it need not wait
-	booked    int
+	booked    int             // bytes, for answers in memory; server.mu guards it as well
 }
 
 // serve answers until the peer closes the stream, breaks the protocol or asks nothing. Of the
@@ -87,7 +88,7 @@ func (c *serving) serve() error {
 	c.member, c.history = s.crowds.join(), s.had.of(c.remote)
 	c.use()
 	defer s.crowds.leave(c.member)
-	defer func() { c.memory.ReleaseMemory(c.booked) }()
+	defer c.release()
 	out := make(chan []byte) // without room: one answer is made while one is on its way
 	var tasks sync.WaitGroup
 	run := func(do func() error) {
@@ -165,6 +166,7 @@ func (c *serving) write(out <-chan []byte) error {
 				c.use()
 			}
 		}
+		c.took()
 		var ok bool
 		select {
 		case frame, ok = <-out:
@@ -245,8 +247,14 @@ func (c *serving) answer(out chan<- []byte) error {
 			c.setRests(true)
 			unasked = time.After(serveIdle - c.idle())
 		}
+		var written chan<- []byte
+		if c.booked > 0 {
+			written = out // takes nothing before the last answer is written
+		}
 		began := time.Now()
 		select {
+		case written <- nil:
+			c.release()
 		case <-c.wake:
 		case <-again:
 		case <-changed:
