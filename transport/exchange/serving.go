@@ -318,7 +318,9 @@ func (c *serving) make() ([]byte, error) {
 		return c.open(o)
 	}
 	if c.order == nil {
-		if c.asked.early() {
+		// After an OPENED 0 what was asked for together with OPEN may still come: it waits for
+		// another OPEN, or the stream might end before that was read.
+		if c.swarm == nil && c.asked.early() {
 			return nil, violation("nothing is open")
 		}
 		return c.blocks()
