@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"slices"
 	"sort"
 	"sync"
 
@@ -81,11 +82,19 @@ func (a *asked) add(t frameType, body []byte) error {
 	return violation("unexpected frame of type %d", t)
 }
 
-// without returns what is left of spans, which are in any order, without those of gone,
-// which are ascending. It fails if that is too much: a few of each can make millions.
+// without returns what is left of spans, which are in any order and are overwritten, without those
+// of gone, which are ascending. It fails if that is too much: a few of each can make millions. To
+// call off what was not asked for, over and over, costs a look at each span and no memory.
 func without(spans, gone []span) ([]span, error) {
-	var left []span
-	for _, s := range spans {
+	whole := span{gone[0].first, gone[len(gone)-1].end() - gone[0].first}
+	kept := slices.IndexFunc(spans, func(s span) bool { return s.cut(whole).n > 0 })
+	if kept < 0 {
+		return spans, nil
+	}
+	buffer := spanBuffers.Get().(*[]span)
+	defer spanBuffers.Put(buffer)
+	left := (*buffer)[:0]
+	for _, s := range spans[kept:] {
 		i := sort.Search(len(gone), func(i int) bool { return gone[i].end() > s.first })
 		for ; i < len(gone) && gone[i].first < s.end(); i++ {
 			cut := s.cut(gone[i])
@@ -97,12 +106,16 @@ func without(spans, gone []span) ([]span, error) {
 		if s.n > 0 {
 			left = append(left, s)
 		}
-		if len(left) > maxQueued {
+		if kept+len(left) > maxQueued {
 			return nil, violation("too many WANT")
 		}
 	}
-	return left, nil
+	*buffer = left
+	return append(spans[:kept], left...), nil
 }
+
+// spanBuffers are of *[]span, in which without gathers them.
+var spanBuffers = sync.Pool{New: func() any { return new([]span) }}
 
 // arrived returns how many DATA the peer says have.
 func (a *asked) arrived() int {

@@ -80,3 +80,26 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 	b.ReportMetric(float64(received)/float64(b.N)/float64(bytes), "received/byte")
 }
+
+// BenchmarkCancel calls off leaves with as much in the queue as may be: others, which costs a
+// stranger seven bytes, or one after the other of those that are next.
+func BenchmarkCancel(b *testing.B) {
+	for name, first := range map[string]func(i int) int{
+		"nothing": func(int) int { return maxLeaves - 1 },
+		"next":    func(i int) int { return i % (maxLeaves - 4*maxQueued) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			a := asked{wants: append([]span{{0, maxLeaves - 4*maxQueued}}, every(maxQueued-1, 2)...)}
+			for i, s := range a.wants[1:] {
+				a.wants[i+1].first = maxLeaves - 4*maxQueued + s.first
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				cancel := appendSpanFrame(nil, frameCancel, []span{{first(i), 1}})
+				if err := a.add(frameCancel, cancel[2:]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
