@@ -296,7 +296,9 @@ func (c *serving) leaves() ([]byte, error) {
 		if err := c.book(3 * len(b.payload)); err != nil {
 			return nil, err
 		}
-		return c.data(part, b, true), nil
+		done := b.count == part.n
+		part.n = b.count
+		return c.data(part, b, done), nil
 	}
 	began := time.Now()
 	l := c.pace.level()
@@ -325,10 +327,10 @@ func (c *serving) leaves() ([]byte, error) {
 		c.server.encoder.made(l, r.stands, time.Since(began))
 	}
 	c.pace.made(c.server.encoder, r.stands)
-	if len(r.pieces) == part.n && l > levelStored {
+	done := len(r.pieces) == part.n
+	if (done || r.full) && l > levelStored {
 		c.server.frames.add(key, b)
 	}
-	done := len(r.pieces) == part.n
 	part.n = len(r.pieces)
 	return c.data(part, b, done), nil
 }
@@ -406,11 +408,11 @@ func (c *serving) choose() ([]byte, error) {
 			return nil, err
 		}
 		b = c.server.encoder.body(r.pieces, max(c.pace.level(), levelFast))
-		if len(r.pieces) == part.n {
+		if len(r.pieces) == part.n || r.full {
 			c.server.frames.add(key, b)
 		}
-		part.n = len(r.pieces)
 	}
+	part.n = b.count
 	if len(b.payload) > c.eager {
 		w.arrived(best)
 		c.eager = 0

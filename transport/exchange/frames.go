@@ -18,8 +18,8 @@ type frames struct {
 	making map[frameKey]chan struct{} // closed when it was made, or could not be
 }
 
-// frameKey is what is in a frame: leaves of a DAG, or as many nodes from the first of the span on
-// as go together, perhaps as deltas against a base.
+// frameKey is what is in a frame, as many as go together: leaves of a DAG from the first of the span
+// on, up to its end, or nodes from there on; perhaps as deltas against a base.
 type frameKey struct {
 	root, base cid.Cid
 	nodes      bool

@@ -3,11 +3,15 @@ package exchange
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"pollux/blockstore"
@@ -120,4 +124,74 @@ func TestKeptFramesAreBooked(t *testing.T) {
 			}
 		}
 	}
+}
+
+// reads is a store that counts how often a leaf is read.
+type reads struct {
+	*blockstore.Store // which packs
+	leaves            atomic.Int64
+}
+
+func (r *reads) Packed(ctx context.Context, c cid.Cid) ([]byte, bool, int, error) {
+	r.leaves.Add(1)
+	return r.Store.Packed(ctx, c)
+}
+
+// TestTwoAnswersAreKept has mirrors ask for a segment that takes two answers, or let the provider
+// choose: it is read and packed once.
+func TestTwoAnswersAreKept(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 2))
+	var leaves []blockstore.Block
+	for _, size := range []int{segmentBytes * 3 / 4, 2 * segmentBytes} {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = "0123"[r.IntN(4)]
+		}
+		leaves = append(leaves, blockstore.Sum(cid.Raw, b))
+	}
+	site := append([]blockstore.Block{nodeOf(leaves...)}, leaves...)
+	h, store := newHost(t), &reads{Store: newStore(t)}
+	if err := store.Put(site...); err != nil {
+		t.Fatal(err)
+	}
+	// Once outside of the bubble, or what all tests unpack with would be of it.
+	data, _, _, err := store.Store.Packed(t.Context(), leaves[0].CID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blockstore.Unpack(leaves[0].CID(), data); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		seed := nodeOn(t, h, nil, store)
+		read := int64(0)
+		for i, eager := range []int{0, 0, maxEager} {
+			mine, others := pipes()
+			go seed.server.serve(others, &network.NullScope{}, peer.ID(fmt.Sprint(i)))
+			f := &fetcher{Stream: mine, r: bufio.NewReader(mine)}
+			f.Write(appendOpen(bytes.Clone(hello), open{root: site[0].CID(), eager: eager}))
+			want := appendSpanFrame(nil, frameWant, []span{{0, 2}})
+			if eager > 0 {
+				f.Write(appendList(nil, list{}))
+			} else {
+				f.Write(want)
+			}
+			for leaf := range leaves {
+				_, body, err := f.next(frameData)
+				if err != nil || int(body[0]) != leaf || body[1] != 1 {
+					t.Fatalf("mirror %d: %v, or not leaf %d alone", i, err, leaf)
+				}
+				if eager > 0 && leaf == 0 {
+					f.Write(want)
+				}
+			}
+			f.Reset()
+			if i == 0 {
+				read = store.leaves.Load()
+			} else if n := store.leaves.Load(); n != read {
+				t.Errorf("mirror %d: %d leaves are read again", i, n-read)
+			}
+		}
+		settle(t, seed.server)
+	})
 }

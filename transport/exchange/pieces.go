@@ -15,6 +15,7 @@ type run struct {
 	pieces []piece
 	stands int  // bytes of the blocks
 	hard   bool // none of them shrinks
+	full   bool // there is no room for the next
 }
 
 // run reads leaves from the first of s on, as many as go into an answer: stored as they
@@ -28,7 +29,11 @@ func (c *serving) run(s span, stored bool) (run, error) {
 			break
 		}
 		p, n, err := c.piece(i, stored)
-		if err != nil || len(r.pieces) > 0 && (size+len(p.bytes) > frameBytes || r.stands+n > standBytes) {
+		if err != nil {
+			break
+		}
+		if len(r.pieces) > 0 && (size+len(p.bytes) > frameBytes || r.stands+n > standBytes) {
+			r.full = true
 			break
 		}
 		r.pieces = append(r.pieces, p)
