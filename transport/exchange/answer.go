@@ -68,15 +68,19 @@ func (c *serving) have(frame []byte) []byte {
 	w := c.swarm
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if c.toldAll || !w.known {
+	if c.toldAll {
 		return frame
 	}
-	if w.all {
+	if w.known && w.all {
 		c.toldAll = true
 		return appendHave(frame, true, nil)
 	}
+	var held leafSet // none, while that is to be found out again
+	if w.known {
+		held = w.held
+	}
 	var spans []span
-	for i, word := range w.held.words {
+	for i, word := range held.words {
 		var told uint64
 		if i < len(c.told.words) {
 			told = c.told.words[i]

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"context"
 	"sync/atomic"
 	"testing"
@@ -75,4 +76,33 @@ type forgets struct {
 func (f forgets) Get(ctx context.Context, c cid.Cid) (blockstore.Block, error) {
 	f.w.forget()
 	return f.memStore.Get(ctx, c)
+}
+
+// TestHaveOfForgotten tells a peer that opens what is held when that was just forgotten, which may
+// be after its order was made: nothing, and once it is known again the rest.
+func TestHaveOfForgotten(t *testing.T) {
+	site := largeLeaves(2)
+	s := nodeOn(t, newHost(t), nil, hold(site...)).server
+	w := s.swarms.enter(site[0].CID())
+	defer s.swarms.leave(w)
+	c := &serving{server: s, remote: "x", swarm: w}
+	order := func() {
+		o, err := w.order(t.Context(), s.store, "x", cid.Undef)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.release()
+	}
+	order()
+	w.forget()
+	if got, want := c.have([]byte{0}), appendHave([]byte{0}, false, nil); !bytes.Equal(got, want) {
+		t.Errorf("with OPENED comes %x, want %x", got, want)
+	}
+	if got := c.have(nil); len(got) > 0 {
+		t.Errorf("later comes %x", got)
+	}
+	order()
+	if got, want := c.have(nil), appendHave(nil, true, nil); !bytes.Equal(got, want) {
+		t.Errorf("once it is known comes %x, want %x", got, want)
+	}
 }

@@ -33,13 +33,12 @@ const (
 	// longer, over a slow line.
 	writeLimit = 30 * time.Second
 	writePart  = 64 << 10
-	// serveLimit is how many streams are served at a time, and servePerPeer how
-	// many of one peer; more are reset. Of what others leave it gets the same share as of
-	// all, or eight peers that take all they can would leave nothing for others. If they do,
-	// one that has none gets the place of the stream that has been idle longest, if for
-	// uploadIdle. On
-	// servePerDAG of those a DAG is served at a time, the others wait: each takes as much of
-	// the line as fits its window, read or not.
+	// serveLimit is how many streams are served at a time, and servePerPeer how many of one peer;
+	// more are reset. Of what others leave it gets the same share as of all, or eight peers that
+	// take all they can would leave nothing for others. If all are taken, one that has none gets
+	// the place of the stream that has been idle longest, if for uploadIdle. On servePerDAG of
+	// those of a peer a DAG is served at a time, the others wait: each takes as much of the line
+	// as fits its window, read or not.
 	serveLimit   = 256
 	servePerPeer = 32
 	servePerDAG  = 4

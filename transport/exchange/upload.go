@@ -62,7 +62,7 @@ const (
 // rttTime is how long the shortest time counts, and as long again: paths change, and peers lie.
 const rttTime = 10 * time.Second
 
-// spareTime is after how long without an answer to another member there is room to spare: after
+// spareTime is after how long without leaves to another member there is room to spare: after
 // as long those who were put off ask again.
 const spareTime = putOffTime
 
@@ -138,8 +138,8 @@ func (u *upload) isBehind(m *member) bool {
 	return m.waits && m.behind
 }
 
-// spare says whether nothing was sent to others than m for a while, and nobody but m waits to
-// be sent something, or only behind others.
+// spare says whether no leaves were sent to others than m for a while, and nobody but m waits to
+// be sent some, or only behind others.
 func (u *upload) spare(m *member) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
