@@ -149,7 +149,7 @@ func (r *recorder) Read(b []byte) (int, error) {
 }
 
 // TestCutAnywhere records what an honest provider sends for a small site, and has another
-// one send the first n bytes of that and close, for every n.
+// one send the first n bytes of that and close, for every n, before that or beside it.
 func TestCutAnywhere(t *testing.T) {
 	leaves := []blockstore.Block{raw("Castor"), raw("Pollux"), raw("Helen")}
 	var links []dag.Link
@@ -166,7 +166,7 @@ func TestCutAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	mirror := newNode(t)
-	fetch := func(first network.Stream) []byte {
+	fetch := func(cut network.Stream, beside bool) []byte {
 		t.Helper()
 		store := newStore(t)
 		f := newFetch(mirror.client, Request{Store: store, Root: root.CID(), Timeout: 20 * time.Second})
@@ -192,8 +192,11 @@ func TestCutAnywhere(t *testing.T) {
 			delete(f.sessions, s)
 			f.mu.Unlock()
 		}
-		if first != nil {
-			run("cut", first)
+		switch {
+		case beside:
+			tasks.Go(func() { run("cut", cut) })
+		case cut != nil:
+			run("cut", cut)
 		}
 		mine, others := pipes()
 		tasks.Go(func() { server.serve(others, &network.NullScope{}, "mirror") })
@@ -212,14 +215,16 @@ func TestCutAnywhere(t *testing.T) {
 		}
 		return rec.read
 	}
-	session := fetch(nil)
+	session := fetch(nil, false)
 	if len(session) < 100 {
 		t.Fatalf("a session of %d bytes", len(session))
 	}
 	for n := range len(session) + 1 {
-		fetch(&replay{wire: wire{Reader: bytes.NewReader(session[:n])}, asked: make(chan struct{})})
-		if t.Failed() {
-			t.Fatalf("cut after %d of %d bytes", n, len(session))
+		for _, beside := range []bool{false, true} {
+			fetch(&replay{wire: wire{Reader: bytes.NewReader(session[:n])}, asked: make(chan struct{})}, beside)
+			if t.Failed() {
+				t.Fatalf("cut after %d of %d bytes, beside the honest one: %v", n, len(session), beside)
+			}
 		}
 	}
 }
