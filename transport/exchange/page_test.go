@@ -27,10 +27,10 @@ func TestPagesBeforeBulk(t *testing.T) {
 		return blockstore.Sum(cid.Raw, data)
 	}
 	var pages, leaves []blockstore.Block
-	for range 10 {
+	for range 4 {
 		pages = append(pages, random(10<<10, 64))
 	}
-	for range 1600 {
+	for range 500 {
 		leaves = append(leaves, random(32<<10, 5*64))
 	}
 	site := append(leaves, nodeOf(leaves...))
@@ -50,7 +50,7 @@ func TestPagesBeforeBulk(t *testing.T) {
 			_, err := mirror.fetch(t.Context(), Request{Root: root}, from)
 			fetched <- err
 		}()
-		time.Sleep(time.Second) // so that it is known what the line takes
+		time.Sleep(time.Second / 2) // so that it is known what the line takes
 		for i, p := range pages {
 			candidates := make(chan Candidate, 1)
 			candidates <- Candidate{from, true}
