@@ -64,6 +64,49 @@ func TestMostAreHostile(t *testing.T) {
 	}
 }
 
+// TestAllLiarsAreBanned has many lie about leaves, and two honest providers that come when all
+// of those have: they are banned, and nobody else is.
+func TestAllLiarsAreBanned(t *testing.T) {
+	site := newTree(86, 4, 30)
+	mirror := newNode(t)
+	var liars []*actor
+	candidates := make(chan Candidate, 100)
+	for _, s := range scripts() {
+		if s.banned && !s.based && s.want != nil {
+			a := newActor(t, s, site.root(), cid.Undef, site.blocks...)
+			liars = append(liars, a)
+			candidates <- Candidate{a.info(), true}
+		}
+	}
+	honest := []*node{newNode(t, site.blocks...), newNode(t, site.blocks...)}
+	ctx := limit(t)
+	go func() {
+		for _, a := range liars {
+			select {
+			case <-a.acted:
+			case <-ctx.Done():
+			}
+		}
+		for _, n := range honest {
+			candidates <- Candidate{n.info(), true}
+		}
+	}()
+	if _, err := mirror.client.Fetch(ctx, Request{Store: mirror.store, Root: site.root()}, candidates); err != nil {
+		t.Fatal(err)
+	}
+	mirror.checkHeld(t, site.blocks)
+	for _, a := range liars {
+		if !mirror.client.bans.has(a.ID()) {
+			t.Errorf("%s: is not banned", a.name)
+		}
+	}
+	for _, n := range honest {
+		if mirror.client.bans.has(n.ID()) {
+			t.Error("an honest provider is banned")
+		}
+	}
+}
+
 // TestALieCostsAFrame has a provider lie in all that it sends, for as long as it is
 // believed: no more of it is taken than one frame for each worker and those that were on
 // their way, and what an honest provider sends comes once.
