@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -178,4 +179,48 @@ func (p paced) Write(b []byte) (n int, err error) {
 		time.Sleep(every)
 	}
 	return n, err
+}
+
+// delayed is a stream over which all that is written arrives so long after, however much is on
+// its way.
+type delayed struct {
+	network.Stream
+	by    time.Duration
+	onWay chan onWay
+	ended chan struct{} // closed when all has arrived
+}
+
+type onWay struct {
+	bytes []byte
+	due   time.Time
+}
+
+func delay(st network.Stream, by time.Duration) *delayed {
+	d := &delayed{st, by, make(chan onWay, 1000), make(chan struct{})}
+	go func() {
+		defer close(d.ended)
+		var err error
+		for w := range d.onWay {
+			if time.Sleep(time.Until(w.due)); err == nil {
+				_, err = d.Stream.Write(w.bytes)
+			}
+		}
+	}()
+	return d
+}
+
+func (d *delayed) Write(b []byte) (int, error) {
+	d.onWay <- onWay{bytes.Clone(b), time.Now().Add(d.by)}
+	return len(b), nil
+}
+
+// over lets do have a stream that is delayed.
+func over(by time.Duration, do func(st network.Stream, from peer.ID)) func(network.Stream, peer.ID) {
+	return func(st network.Stream, from peer.ID) {
+		d := delay(st, by)
+		do(d, from)
+		close(d.onWay)
+		<-d.ended
+		st.Reset()
+	}
 }

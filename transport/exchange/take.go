@@ -201,8 +201,10 @@ func (s *session) indexed(a answer) error {
 			x.source = nil
 		}
 	}
-	// As long as the source may be lying, others that were asked too are heard.
-	if wanted = a.body.count > 0 && (wanted || !x.sure && x.answers(a)); wanted {
+	// As long as the source may be lying, others that were asked too are heard, and whoever
+	// brings what all wait for: a source may be fast with one node, and then silent.
+	heard := x.answers(a) && (!x.sure || x.waiting && x.queued == 0)
+	if wanted = a.body.count > 0 && (wanted || heard); wanted {
 		x.queued++
 	}
 	f.changed.Broadcast()

@@ -131,8 +131,8 @@ func (f *Fetch) leaves(a *arrival) ([]leaf, error) {
 			err = errFinished
 		case f.index.waiting && f.index.queued == 0:
 			// Whoever waits for the nodes of others keeps from them that takes what they
-			// send.
-			err = violation("leaf %d before the nodes that lead to it", s.end()-1)
+			// send. An honest peer may have sent the nodes, too late to be taken.
+			err = fmt.Errorf("leaf %d before the nodes that lead to it", s.end()-1)
 		default:
 			f.changed.Wait()
 		}
