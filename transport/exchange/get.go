@@ -11,10 +11,14 @@ import (
 
 const (
 	// getHedge is how long a peer is waited for, or three round trips to it if that is
-	// longer, before another is asked too, unless one of those that are brought getGrowth
-	// bytes in that time: a block of 1 MiB in ten seconds. Another would only share the line.
-	getHedge  = 150 * time.Millisecond
-	getGrowth = 16 << 10
+	// longer, before another is asked too, unless those that are brought getGrowth bytes in
+	// that time: a block of 1 MiB in ten seconds. Another would only share the line. Or it may
+	// not, and somebody drips to keep the reader waiting: so that holds for getGrowing after
+	// one was asked. Over a line of that rate the block still comes within dropAfter, though a
+	// second shares it then, and a third: 6 s, 6 s for half, 3 s for a third.
+	getHedge   = 150 * time.Millisecond
+	getGrowth  = 16 << 10
+	getGrowing = 6 * time.Second
 	// getActive is how many peers are asked for a block at a time. While none of them brings
 	// it one more is asked each getStalled, up to getMost. Who is only dialled does not count;
 	// of more than maxLate dials the oldest ends.

@@ -34,7 +34,8 @@ type search struct {
 	allowed int         // asks at a time
 	hedge   *time.Timer // until one more may be
 	pause   time.Duration
-	growing bool // what one of them brings, so nobody else is asked
+	last    time.Time // that somebody was asked
+	growing bool      // enough comes from them, so nobody else is asked
 	room    room
 
 	asked, providers peerSet
@@ -134,6 +135,7 @@ func (s *search) ask(h *holder) {
 	if len(s.places)+1 >= getActive {
 		s.pause = getStalled
 	}
+	s.last = time.Now()
 	s.hedge.Reset(s.pause)
 	ctx, end := context.WithCancel(s.ctx)
 	a := &asking{holder: h, end: end}
@@ -182,18 +184,19 @@ func (s *search) failed(a *asking) {
 	})
 }
 
-// overdue has one more be asked, unless enough comes from one of those that are.
+// overdue has one more be asked, unless enough comes from those that are.
 func (s *search) overdue() {
-	s.growing = false
+	var grown int64
 	var dials []*asking
 	for _, a := range s.asks {
 		if !a.opened.Load() {
 			dials = append(dials, a)
 		}
 		came := a.came.Load()
-		s.growing = s.growing || came-a.seen >= getGrowth
+		grown += came - a.seen
 		a.seen = came
 	}
+	s.growing = grown >= getGrowth && time.Since(s.last) < getGrowing
 	switch {
 	case s.growing || len(dials) >= maxLate && len(s.waiting) == 0:
 		s.hedge.Reset(s.pause)

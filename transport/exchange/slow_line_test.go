@@ -2,7 +2,9 @@ package exchange
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,4 +137,87 @@ func TestGetOverSlowLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestGetOverSharedLine has many peers at the end of one line, which brings a block little
+// faster than it must for nobody else to be asked at once: it comes from the first, within the time that
+// each may take, whoever else is asked meanwhile.
+func TestGetOverSharedLine(t *testing.T) {
+	data := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{7}).Read(data)
+	b := blockstore.Sum(cid.Raw, data)
+	const rate = 5 * getGrowth / 4 * int(time.Second/time.Millisecond) / int(getHedge/time.Millisecond)
+	h := outside(t)
+	synctest.Test(t, func(t *testing.T) {
+		seed, store := nodeOn(t, h, nil, hold(b)), newStore(t)
+		to, line := streams{}, make(chan struct{}, 1)
+		asked := make(map[peer.ID]int)
+		var mu sync.Mutex
+		candidates := make(chan Candidate, getMost)
+		for i := range getMost {
+			id := peer.ID(fmt.Sprint(i))
+			to[id] = func(st network.Stream, from peer.ID) {
+				mu.Lock()
+				asked[id]++
+				mu.Unlock()
+				seed.near(shared{st, line, rate}, from)
+			}
+			candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+		}
+		mirror := nodeOn(t, near{h, "mirror", to}, store, store)
+		req := GetRequest{Store: store, CID: b.CID(), Timeout: 10 * time.Minute}
+		err := mirror.client.Get(t.Context(), req, candidates)
+		time.Sleep(2 * time.Minute) // until nobody is served any more
+		if n := len(asked); err != nil || n > 3 || asked["0"] != 1 {
+			t.Errorf("%d peers were asked, the first %d times: %v", n, asked["0"], err)
+		}
+	})
+}
+
+// TestGetBesideDrips has peers drip what may be a large block, just fast enough: another is asked
+// while the first still does.
+func TestGetBesideDrips(t *testing.T) {
+	block := raw("Pollux")
+	const each, every = getGrowth / 2, getHedge * 2 / 5
+	h := outside(t)
+	for _, drips := range []int{1, 2} {
+		t.Run(fmt.Sprint(drips), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				seed, store := nodeOn(t, h, nil, hold(block)), newStore(t)
+				ended := false
+				drip := func(st network.Stream, _ peer.ID) {
+					defer st.Reset()
+					go io.Copy(io.Discard, st)
+					zeros := make([]byte, blockstore.MaxBlockSize)
+					b := body{count: 1, payload: appendPieces(nil, []piece{{kind: kindBlock, bytes: zeros}})}
+					b.raw = len(b.payload)
+					frames, err := appendBlocks(appendFrame(nil, frameHello), b), error(nil)
+					for n := 0; len(frames) > 0 && err == nil; frames = frames[n:] {
+						n, err = st.Write(frames[:min(each, len(frames))])
+						time.Sleep(every)
+					}
+					ended = true
+				}
+				to := streams{"honest": func(st network.Stream, from peer.ID) {
+					if ended {
+						t.Error("it is asked when one that drips has ended")
+					}
+					seed.near(st, from)
+				}}
+				candidates := make(chan Candidate, drips+1)
+				for i := range drips {
+					id := peer.ID(fmt.Sprint("drips ", drips, i)) // its round trip is not known
+					to[id] = drip
+					candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+				}
+				candidates <- Candidate{peer.AddrInfo{ID: "honest"}, true}
+				mirror := nodeOn(t, near{h, "mirror", to}, store, store)
+				req := GetRequest{Store: store, CID: block.CID(), Timeout: 10 * time.Minute}
+				if err := mirror.client.Get(t.Context(), req, candidates); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute) // until nobody is served any more
+			})
+		})
+	}
 }
