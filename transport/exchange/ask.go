@@ -32,6 +32,8 @@ func (c *Client) ask(ctx context.Context, info peer.AddrInfo, id cid.Cid, patien
 	}
 	defer release()
 	defer st.Reset()
+	c.asks.Add(1)
+	defer c.asks.Add(-1)
 	stop := context.AfterFunc(ctx, func() { st.Reset() })
 	defer stop()
 	if err := place(); err != nil {

@@ -43,6 +43,7 @@ type Client struct {
 	paths   *paths
 	readers atomic.Int32 // pages that somebody waits for and that may be on their way
 	doors   *doors       // before peers that are asked for pages
+	asks    atomic.Int32 // streams that are open for pages
 	scratch sync.Pool    // of *[]byte
 	buffers sync.Pool    // of *[]byte, for large frames
 	tags    atomic.Int64 // connections that were protected

@@ -21,10 +21,13 @@ const (
 	getGrowing = 6 * time.Second
 	// getActive is how many peers are asked for a block at a time. While none of them brings
 	// it one more is asked each getStalled, up to getMost. Who is only dialled does not count;
-	// of more than maxLate dials the oldest ends.
-	getActive  = 4
-	getStalled = time.Second
-	getMost    = 16
+	// of more than maxLate dials the oldest ends. While getTogether streams are open for blocks,
+	// of all Gets, none of them asks more than getActive: the host allows 512, and Fetches need
+	// some.
+	getActive   = 4
+	getStalled  = time.Second
+	getMost     = 16
+	getTogether = 256
 	// getAgain is when a peer that did not have it is asked again.
 	getAgain = 2 * time.Second
 	// getYields is for how long Fetches leave room for a block after somebody was asked who was

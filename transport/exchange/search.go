@@ -202,9 +202,19 @@ func (s *search) overdue() {
 		s.hedge.Reset(s.pause)
 	case len(dials) >= maxLate:
 		dials[0].end() // another is asked in its place
-	case len(s.asks)-len(dials) < getMost:
+	case len(s.asks)-len(dials) < s.most():
 		s.allowed = max(s.allowed, len(s.asks)+1)
+	default:
+		s.hedge.Reset(s.pause) // other Gets may have ended by then
 	}
+}
+
+// most returns how many peers may be asked at a time.
+func (s *search) most() int {
+	if s.client.asks.Load() >= getTogether {
+		return getActive
+	}
+	return getMost
 }
 
 // room is what Fetches leave for a block, while it may be on its way.
