@@ -24,11 +24,9 @@ type bans struct {
 	peers *simplelru.LRU[peer.ID, strikes]
 }
 
-// strikes are what a peer did wrong, until they are forgotten. It is banned for maxStrikes.
-type strikes struct {
-	n     int
-	until time.Time
-}
+// strikes are when a peer last did something wrong, the latest first. If all are within banTime
+// it is banned, for banTime after the latest.
+type strikes [maxStrikes]time.Time
 
 func newBans() *bans {
 	l, _ := simplelru.NewLRU[peer.ID, strikes](maxBans, nil) // fails only for a size below 1
@@ -44,16 +42,17 @@ func (b *bans) broke(p peer.ID) { b.strike(p, 1) }
 func (b *bans) strike(p peer.ID, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if s, ok := b.peers.Peek(p); ok && now.Before(s.until) {
-		n += s.n
+	s, _ := b.peers.Peek(p)
+	for range n {
+		copy(s[1:], s[:])
+		s[0] = time.Now()
 	}
-	b.peers.Add(p, strikes{n, now.Add(banTime)})
+	b.peers.Add(p, s)
 }
 
 func (b *bans) has(p peer.ID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.peers.Peek(p)
-	return ok && s.n >= maxStrikes && time.Now().Before(s.until)
+	return ok && s[0].Sub(s[maxStrikes-1]) < banTime && time.Since(s[0]) < banTime
 }

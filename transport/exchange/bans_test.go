@@ -37,6 +37,31 @@ func TestBans(t *testing.T) {
 		banned("wrong bytes", false) // for an hour
 		b.add("wrong bytes")
 		banned("wrong bytes", true)
+		// One strike after the other is within an hour of the one before, and no three are.
+		for range 2 * maxStrikes {
+			b.broke("seldom")
+			banned("seldom", false)
+			time.Sleep(5 * banTime / 6)
+		}
+		// The hour is any, not that from the first on.
+		b.broke("late")
+		time.Sleep(banTime - time.Minute)
+		for range maxStrikes - 1 {
+			b.broke("late")
+			banned("late", false)
+			time.Sleep(2 * time.Minute)
+		}
+		b.broke("late")
+		banned("late", true)
+		// A ban lasts from the last strike on.
+		b.broke("again")
+		time.Sleep(banTime - 2*time.Minute)
+		b.broke("again")
+		b.broke("again")
+		time.Sleep(banTime - time.Minute)
+		banned("again", true)
+		time.Sleep(2 * time.Minute)
+		banned("again", false)
 	})
 }
 
