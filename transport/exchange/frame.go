@@ -101,9 +101,13 @@ func readFrame(r *bufio.Reader, limit int) (frameType, []byte, error) {
 
 // readFrameInto is readFrame into what buffer returns for a number of bytes.
 func readFrameInto(r *bufio.Reader, limit int, buffer func(n int) []byte) (frameType, []byte, error) {
-	n, err := binary.ReadUvarint(r)
-	if err != nil {
+	length := byteReader{Reader: r}
+	n, err := binary.ReadUvarint(&length)
+	switch {
+	case length.err != nil:
 		return 0, nil, err
+	case err != nil:
+		return 0, nil, violation("frame length: %v", err) // of more than 64 bits
 	}
 	if n < 1 || n > uint64(limit)+1 {
 		return 0, nil, violation("frame of %d bytes", n)
@@ -117,6 +121,17 @@ func readFrameInto(r *bufio.Reader, limit int, buffer func(n int) []byte) (frame
 		return 0, nil, unexpected(err)
 	}
 	return frameType(t), body, nil
+}
+
+// byteReader remembers the last error of its reader.
+type byteReader struct {
+	*bufio.Reader
+	err error
+}
+
+func (r *byteReader) ReadByte() (b byte, err error) {
+	b, r.err = r.Reader.ReadByte()
+	return b, r.err
 }
 
 func unexpected(err error) error {
