@@ -8,7 +8,8 @@ import (
 )
 
 // maxAsks is how many single blocks one peer is asked for at a time. A provider allows 32
-// streams of one peer; the others are for DAGs.
+// streams of one peer, as long as others use few; the rest are for DAGs. When others use more
+// it allows fewer, and resets those that are too many: they are asked for again later.
 const maxAsks = 24
 
 // doors has those who ask a peer for single blocks wait for each other. Only they do: a peer
