@@ -57,20 +57,29 @@ func (n *Node) lookUp(ctx context.Context, c cid.Cid, timeout time.Duration, tal
 	case <-n.ctx.Done():
 		return n.ctx.Err()
 	case <-ctx.Done():
-		ls.mu.Lock()
-		if l.waiters--; l.waiters == 0 {
-			l.stop()
-			delete(ls.current, c)
-		}
-		ls.mu.Unlock()
+		ls.leave(c, l)
 		return ctx.Err()
 	}
 }
 
-// drop forgets a search that has ended, unless another took its place.
+// leave notes that one waits no longer for a search, which ends if that was the last.
+func (ls *lookups) leave(c cid.Cid, l *lookup) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.waiters--; l.waiters == 0 {
+		ls.forget(c, l)
+	}
+}
+
+// drop forgets a search that has ended.
 func (ls *lookups) drop(c cid.Cid, l *lookup) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	ls.forget(c, l)
+}
+
+// forget ends a search, which another may have taken the place of. The caller holds mu.
+func (ls *lookups) forget(c cid.Cid, l *lookup) {
 	l.stop()
 	if ls.current[c] == l {
 		delete(ls.current, c)

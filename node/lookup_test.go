@@ -53,6 +53,28 @@ func TestLookUpBesideHopeless(t *testing.T) {
 	}
 }
 
+// TestLookUpInItsPlace has a search end, and another for the same block take its place, before the
+// last reader of the first has gone: the second is still shared.
+func TestLookUpInItsPlace(t *testing.T) {
+	ls, c := newLookups(), blockstore.Sum(cid.Raw, []byte("a page")).CID()
+	begin := func() *lookup {
+		l := &lookup{waiters: 1, stop: func() {}}
+		ls.current[c] = l
+		return l
+	}
+	first := begin()
+	ls.drop(c, first)
+	second := begin()
+	ls.leave(c, first)
+	if ls.current[c] != second {
+		t.Error("who waited for the first took the second away")
+	}
+	ls.leave(c, second)
+	if ls.count() > 0 {
+		t.Error("a search that nobody waits for is left")
+	}
+}
+
 func (ls *lookups) count() int {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
