@@ -32,54 +32,69 @@ type asked struct {
 	got    int // DATA that arrived, as the peer says
 }
 
-// add queues what a frame asks for.
+// add queues what a frame asks for. Of one that breaks the protocol nothing is kept: the stream
+// ends, and it might be answered before.
 func (a *asked) add(t frameType, body []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch t {
 	case frameOpen:
 		o, err := parseOpen(body)
-		if a.opened++; err == nil && a.opened > maxOpens {
-			err = violation("too many OPEN")
+		if err != nil {
+			return err
+		}
+		if a.opened++; a.opened > maxOpens {
+			return violation("too many OPEN")
 		}
 		a.opens = append(a.opens, o)
-		return err
 	case frameList:
 		l, err := parseList(body)
-		if err == nil && len(a.lists) == maxLists {
-			err = violation("too many LIST")
+		if err != nil {
+			return err
+		}
+		if len(a.lists) == maxLists {
+			return violation("too many LIST")
 		}
 		a.lists = append(a.lists, l)
-		return err
 	case frameWant:
 		spans, err := parseSpanFrame(body)
-		if err == nil && len(a.wants)+len(spans) > maxQueued {
-			err = violation("too many WANT")
+		if err != nil {
+			return err
+		}
+		if len(a.wants)+len(spans) > maxQueued {
+			return violation("too many WANT")
 		}
 		a.wants = append(a.wants, spans...)
-		return err
 	case frameCancel:
 		spans, err := parseSpanFrame(body)
-		if err == nil {
-			a.wants, err = without(a.wants, spans)
+		if err != nil {
+			return err
 		}
+		a.wants, err = without(a.wants, spans)
 		return err
 	case frameGet:
 		cids, err := parseGet(body)
+		if err != nil {
+			return err
+		}
+		n := a.bytes
 		for _, c := range cids {
-			a.bytes += c.ByteLen()
+			n += c.ByteLen()
 		}
-		if err == nil && (len(a.gets)+len(cids) > maxQueued || a.bytes > maxQueuedCIDs) {
-			err = violation("too many GET")
+		if len(a.gets)+len(cids) > maxQueued || n > maxQueuedCIDs {
+			return violation("too many GET")
 		}
-		a.gets = append(a.gets, cids...)
-		return err
+		a.gets, a.bytes = append(a.gets, cids...), n
 	case frameGot:
 		n, err := parseGot(body)
+		if err != nil {
+			return err
+		}
 		a.got = max(a.got, n)
-		return err
+	default:
+		return violation("unexpected frame of type %d", t)
 	}
-	return violation("unexpected frame of type %d", t)
+	return nil
 }
 
 // without returns what is left of spans, which are in any order and are overwritten, without those

@@ -3,6 +3,8 @@ package exchange
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -112,6 +114,28 @@ func TestAskedBlocks(t *testing.T) {
 				t.Errorf("CID %d of %d bytes, when two were answered: %v", want, c.ByteLen(), err)
 			}
 		}
+	}
+}
+
+// TestBrokenIsNotAsked has frames break the protocol at their ends: nothing of them is kept, or it
+// might be answered before the stream ends.
+func TestBrokenIsNotAsked(t *testing.T) {
+	root := raw("a root").CID()
+	var a asked
+	for _, frame := range [][]byte{
+		appendOpen(nil, open{root: root}), appendList(nil, list{count: 1}), spread(1, 5),
+		appendGet(nil, []cid.Cid{root}), appendGot(nil, 1),
+	} {
+		typ, body, err := readFrame(bufio.NewReader(bytes.NewReader(frame)), maxRequest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.add(typ, append(body, 0)); !errors.Is(err, errProtocol) {
+			t.Errorf("a frame of type %d and a byte more: %v", typ, err)
+		}
+	}
+	if !reflect.DeepEqual(&a, new(asked)) {
+		t.Errorf("%+v is kept", &a)
 	}
 }
 
