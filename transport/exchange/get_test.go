@@ -285,25 +285,32 @@ func TestGetStalledDials(t *testing.T) {
 	}
 }
 
+// mute are twice as many peers as are asked for a block at a time, which answer nothing. They count
+// in active while they are asked.
+func mute(active *atomic.Int32) (streams, <-chan Candidate) {
+	to, candidates := streams{}, make(chan Candidate, 2*getMost)
+	for i := range cap(candidates) {
+		id := peer.ID(rune('a' + i))
+		to[id] = func(st network.Stream, _ peer.ID) {
+			if _, err := io.ReadFull(st, make([]byte, 1)); err != nil {
+				return // it had to wait
+			}
+			active.Add(1)
+			defer active.Add(-1)
+			io.Copy(io.Discard, st)
+		}
+		candidates <- Candidate{peer.AddrInfo{ID: id}, true}
+	}
+	return to, candidates
+}
+
 // TestGetLateDials has more peers than are asked for a block at a time open their streams late,
 // and answer nothing.
 func TestGetLateDials(t *testing.T) {
 	h := newHost(t)
 	synctest.Test(t, func(t *testing.T) {
 		var active atomic.Int32
-		to, candidates := streams{}, make(chan Candidate, 2*getMost)
-		for i := range cap(candidates) {
-			id := peer.ID(rune('a' + i))
-			to[id] = func(st network.Stream, _ peer.ID) {
-				if _, err := io.ReadFull(st, make([]byte, 1)); err != nil {
-					return // it had to wait
-				}
-				active.Add(1)
-				defer active.Add(-1)
-				io.Copy(io.Discard, st)
-			}
-			candidates <- Candidate{peer.AddrInfo{ID: id}, true}
-		}
+		to, candidates := mute(&active)
 		opens := func(ctx context.Context, _ peer.ID) error { return after(ctx, maxLate*getHedge) }
 		store := newStore(t)
 		mirror := nodeOn(t, dialled{near{h, "mirror", to}, opens}, store, store)
@@ -326,29 +333,20 @@ func TestGetLateDials(t *testing.T) {
 func TestGetBesideMany(t *testing.T) {
 	h := newHost(t)
 	synctest.Test(t, func(t *testing.T) {
-		var open atomic.Int32
-		to, candidates := streams{}, make(chan Candidate, 2*getMost)
-		for i := range cap(candidates) {
-			id := peer.ID(rune('a' + i))
-			to[id] = func(st network.Stream, _ peer.ID) {
-				open.Add(1)
-				defer open.Add(-1)
-				io.Copy(io.Discard, st)
-			}
-			candidates <- Candidate{peer.AddrInfo{ID: id}, true}
-		}
+		var active atomic.Int32
+		to, candidates := mute(&active)
 		store := newStore(t)
 		mirror := nodeOn(t, near{h, "mirror", to}, store, store)
 		mirror.client.asks.Add(getTogether)
 		ctx, cancel := context.WithCancel(t.Context())
 		go mirror.client.Get(ctx, GetRequest{Store: store, CID: raw("nowhere").CID()}, candidates)
 		time.Sleep(dropAfter / 3)
-		if n := open.Load(); n != getActive {
+		if n := active.Load(); n != getActive {
 			t.Errorf("it asks %d beside the others, want %d", n, getActive)
 		}
 		mirror.client.asks.Add(-getTogether)
 		time.Sleep(dropAfter / 3)
-		if n := open.Load(); n <= getActive {
+		if n := active.Load(); n <= getActive {
 			t.Errorf("it asks %d when the others have ended", n)
 		}
 		cancel()
