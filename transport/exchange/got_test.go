@@ -104,10 +104,11 @@ func TestGotThatLies(t *testing.T) {
 	}
 
 	var tasks sync.WaitGroup
-	var mirrors []*node
-	for range 4 {
-		m := newNode(t)
-		mirrors = append(mirrors, m)
+	mirrors := make([]*node, 4)
+	for i := range mirrors {
+		mirrors[i] = newNode(t)
+	}
+	for _, m := range mirrors {
 		tasks.Go(func() {
 			_, err := m.fetch(limit(t), Request{Root: site.root(), Progress: func(Progress) {
 				if n, window, answers := seed.onWay(site.root()); n > window+len(mirrors)*maxAnswer ||
