@@ -64,11 +64,15 @@ func (f *Fetch) chooseBase(links []dag.Link) cid.Cid {
 	return best
 }
 
-// baseAnswered ends the fetch, for another base to be tried, if s, which is asked for nodes, has
+// checkBase ends the fetch, for another base to be tried, if s, which is asked for nodes, has
 // answered that it lacks the one that was named, and nobody has said yet to hold that. The caller
 // holds mu.
-func (f *Fetch) baseAnswered(s *session) {
-	switch x := &f.index; {
+func (f *Fetch) checkBase(s *session) {
+	x := &f.index
+	if s.opening > 0 || !s.opened {
+		return // what it answered is about the base before
+	}
+	switch {
 	case s.based:
 		x.spare = false // it is good for something
 	case x.spare && x.source == s && s.base.Defined() && s.base.Equals(f.order.base):

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -213,4 +214,38 @@ func TestChooseBase(t *testing.T) {
 				slices.Index(tt.bases, got), f.index.spare)
 		}
 	}
+}
+
+// slowHas is a store that takes a second to say whether it has a node.
+type slowHas struct{ *blockstore.Store }
+
+func (s slowHas) Has(c cid.Cid) (bool, error) {
+	if c.Type() == cid.DagProtobuf {
+		time.Sleep(time.Second)
+	}
+	return s.Store.Has(c)
+}
+
+// TestLacksBaseBeforeAsked has a provider say that it lacks a base before there is a node to ask
+// it for. Another base is tried all the same.
+func TestLacksBaseBeforeAsked(t *testing.T) {
+	h := newHost(t)
+	v1, v2, local := pages(1, 120, "May 12"), pages(1, 120, "October 7"), pages(1, 120, "June 1")
+	synctest.Test(t, func(t *testing.T) {
+		seed := nodeOn(t, near{h, "seed", nil}, nil, hold(slices.Concat(v1, v2)...))
+		store := newStore(t)
+		if err := store.Put(slices.Concat(v1, local)...); err != nil {
+			t.Fatal(err)
+		}
+		mirror := nodeOn(t, near{h, "mirror", streams{"seed": seed.near}}, store, store)
+		bases := []cid.Cid{local[0].CID(), v1[0].CID()}
+		req := Request{Root: v2[0].CID(), Bases: bases, Store: slowHas{store}}
+		res, err := mirror.fetch(t.Context(), req, peer.AddrInfo{ID: "seed"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole := size(v2); res.Received > whole/40 {
+			t.Errorf("%d bytes were received for a version of %d", res.Received, whole)
+		}
+	})
 }

@@ -64,7 +64,7 @@ func (x *index) lists(f *Fetch, s *session) (list, bool) {
 			s.lists = append(s.lists, l)
 			return l, true
 		}
-		x.use(s, l.full, l.from)
+		x.use(f, s, l.full, l.from)
 	}
 	if x.race.rival == s && x.source != nil && len(s.lists) == 0 {
 		l := x.first(s)
@@ -112,11 +112,12 @@ func (x *index) first(s *session) list {
 	return list{from: x.differ, count: 1}
 }
 
-// use makes s the source of nodes, from number next on. The caller holds the Fetch's mutex.
-func (x *index) use(s *session, full bool, next int) {
+// use makes s the source of nodes, from number next on. The caller holds f.mu.
+func (x *index) use(f *Fetch, s *session, full bool, next int) {
 	x.source, x.full, x.next, x.last, x.open, x.sure = s, full, next, false, false, false
 	x.race.rival, x.race.races = nil, 0
 	x.look(s, time.Now())
+	f.checkBase(s) // it may have answered before there was something to ask for
 }
 
 // answers says whether a has the node that is next. The caller holds the Fetch's mutex.
@@ -129,13 +130,13 @@ func (x *index) answers(a answer) bool {
 }
 
 // proved notes that s has brought a good node. If the source was found out meanwhile, s, which
-// was asked as well, is the source from number next on. The caller holds the Fetch's mutex.
-func (x *index) proved(s *session, full bool, next int) {
+// was asked as well, is the source from number next on. The caller holds f.mu.
+func (x *index) proved(f *Fetch, s *session, full bool, next int) {
 	if x.source == nil && x.open && s.err == nil {
 		if n := len(s.lists); n > 0 {
 			next = s.lists[n-1].from + s.lists[n-1].count
 		}
-		x.use(s, full, next)
+		x.use(f, s, full, next)
 	}
 	x.sure = x.sure || x.source == s
 }
@@ -432,7 +433,7 @@ func (f *Fetch) node(w *blockstore.Writer, s dag.Step, came *nodes) (blockstore.
 			if err == nil {
 				f.mu.Lock()
 				f.came(came.session)
-				f.index.proved(came.session, came.full, came.first+len(came.pieces))
+				f.index.proved(f, came.session, came.full, came.first+len(came.pieces))
 				f.index.race.bytes += len(b.Data())
 				f.sent(len(b.Data()))
 				f.mu.Unlock()

@@ -132,9 +132,7 @@ func (s *session) accepted(o opened) error {
 	s.heard(time.Now())
 	s.opened = true
 	s.based = o.status == statusBased
-	if s.opening == 0 { // or it answers the OPEN before
-		f.baseAnswered(s)
-	}
+	f.checkBase(s)
 	if s.based && !s.known {
 		s.ratio = basedRatio
 	}
@@ -183,7 +181,7 @@ func (s *session) indexed(a answer) error {
 	}
 	if uses {
 		last := s.lists[len(s.lists)-1]
-		x.use(s, l.full, last.from+last.count)
+		x.use(f, s, l.full, last.from+last.count)
 	}
 	s.heard(time.Now())
 	s.listed += a.body.count
