@@ -216,7 +216,7 @@ func TestChooseBase(t *testing.T) {
 	}
 }
 
-// slowHas is a store that takes a second to say whether it has a node.
+// slowHas is a store that takes a second, of a bubble's time, to say whether it has a node.
 type slowHas struct{ *blockstore.Store }
 
 func (s slowHas) Has(c cid.Cid) (bool, error) {
